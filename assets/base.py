@@ -1,0 +1,281 @@
+"""Base: the model whose music is attributed, its Fisher information, its losses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from assets.dataset import latent_shards
+from assets.preview import histogram, picture, table
+from tda_dagster.attribution.fisher import FisherSum, add_fisher, estimate_fisher
+from tda_dagster.attribution.sweep import sweep
+from tda_dagster.diffusion.autoencoder import AudioFormat, open_autoencoder, shipped_weights
+from tda_dagster.diffusion.latents import LatentSegments, concatenate
+from tda_dagster.diffusion.model import MusicModel, autoencoder_of, copy_pipeline, open_model
+from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.reference import ReferenceTraining, Trainer, build_pipeline
+from tda_dagster.materialization import Job, Verdict, study_asset
+from tda_dagster.report import figures
+from tda_dagster.store import Artifact
+
+
+def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
+    return json.loads(artifact.read_bytes("audio_format.json"))  # type: ignore[no-any-return]
+
+
+@study_asset(
+    "base/autoencoder",
+    version="1",
+    settings=["model.pipeline", "model.training.frames"],
+    describe=_describe_autoencoder,
+    kinds={"pytorch", "safetensors"},
+)
+def autoencoder(job: Job, out: Path) -> None:
+    """The autoencoder between audio and latents, and the audio format it works on.
+
+    The reference study's comes with the package; one's own comes with the pipeline.
+    """
+    settings = job.settings.model
+    (out / "vae").mkdir()
+    if settings.pipeline is None:
+        shipped_weights(out / "vae")
+        frames = settings.training.frames
+    else:
+        frames = autoencoder_of(job.workspace.locate(settings.pipeline), out / "vae")
+    model = open_autoencoder(out / "vae")
+    AudioFormat(
+        sampling_rate=int(model.config.sampling_rate),
+        audio_channels=int(model.config.audio_channels),
+        hop_length=int(model.hop_length),
+        frames=frames,
+    ).save(out / "audio_format.json")
+
+
+def load_shards(artifact: Artifact, split: str) -> LatentSegments:
+    """All segments of a split in memory: for training, which needs random access."""
+    shards = [LatentSegments.load(artifact.path(n)) for n in latent_shards(artifact, split)]
+    if not shards:
+        everything = LatentSegments.load(artifact.path(latent_shards(artifact)[0]))
+        return everything.take([])
+    return concatenate(shards)
+
+
+def _describe_checkpoint(artifact: Artifact) -> dict[str, Any]:
+    described: dict[str, Any] = {}
+    if artifact.has("curve.json"):
+        curve = json.loads(artifact.read_bytes("curve.json"))
+        steps, train, heldout = zip(*curve, strict=True)
+        described |= {
+            "train loss": train[-1],
+            "held-out loss": heldout[-1],
+            "loss curve": picture(figures.loss_curve(steps, train, heldout)),
+        }
+    return described
+
+
+@study_asset(
+    "base/checkpoint",
+    version="1",
+    inputs=["dataset/latents", "base/autoencoder"],
+    settings=["model.pipeline", "model.training"],
+    describe=_describe_checkpoint,
+    kinds={"pytorch", "diffusers"},
+)
+def checkpoint(job: Job, out: Path) -> None:
+    """The base model θ₀ as a diffusers pipeline directory: trained here, or a copy of one's own."""
+    settings = job.settings.model
+    if settings.pipeline is not None:
+        copy_pipeline(job.workspace.locate(settings.pipeline), out / "pipeline")
+        return
+    train = load_shards(job.inputs["dataset/latents"], "train")
+    heldout = load_shards(job.inputs["dataset/latents"], "heldout")
+    options = settings.training.model_dump(exclude={"frames", "checkpoint_every"})
+    training = ReferenceTraining(**options)
+    pipeline = build_pipeline(
+        open_autoencoder(job.folder(job.inputs["base/autoencoder"]) / "vae"),
+        train.captions,
+        settings.training.frames,
+        training,
+    )
+    trainer = Trainer(pipeline, train, heldout, training)
+    state: Path | None = None
+    for end in _chunk_ends(training.steps, settings.training.checkpoint_every):
+
+        def advance(path: Path, end: int = end, state: Path | None = state) -> None:
+            if state is not None and trainer.step == 0:
+                trainer.load(state)
+            for _ in trainer.advance(end - trainer.step):
+                job.progress(trainer.step, training.steps)
+            trainer.save(path)
+
+        state = job.shard(
+            f"step-{end:06d}",
+            inputs={name: artifact.digest for name, artifact in job.inputs.items()},
+            config={"training": settings.training.model_dump(mode="json"), "step": end},
+            file="state.safetensors",
+            produce=advance,
+        )
+        job.progress(end, training.steps)
+    assert state is not None
+    trainer.load(state)
+    trainer.finish().save_pretrained(out / "pipeline")
+    curve = [[p.step, p.train_loss, p.heldout_loss] for p in trainer.curve]
+    (out / "curve.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
+
+
+def _chunk_ends(steps: int, every: int) -> list[int]:
+    return [*range(every, steps, every), steps]
+
+
+def base_model(job: Job, device: str = "cpu") -> MusicModel:
+    """The base model from the artifact of `base/checkpoint`."""
+    return open_model(job.folder(job.inputs["base/checkpoint"]) / "pipeline", device)
+
+
+def noise_plan(settings: Any) -> NoisePlan:
+    """The noise plan of a `noise` section."""
+    return NoisePlan(**settings.model_dump())
+
+
+def _describe_fisher(artifact: Artifact) -> dict[str, Any]:
+    fisher = FisherSum.load(artifact.path("fisher.safetensors"))
+    rows = [
+        {"parameter": n, "numbers": f.numel(), "mean": float(f.mean()), "max": float(f.max())}
+        for n, f in fisher.diagonal().items()
+    ]
+    frame = pl.DataFrame(rows).sort("mean", descending=True)
+    return {
+        "segments": fisher.segments,
+        "draws": fisher.draws,
+        "parameters": int(frame["numbers"].sum()),
+        "largest": table(frame.head(12)),
+    }
+
+
+@study_asset(
+    "base/fisher",
+    version="1",
+    inputs=["dataset/latents", "base/checkpoint"],
+    settings=["fisher", "model.device"],
+    describe=_describe_fisher,
+    kinds={"pytorch", "safetensors"},
+)
+def fisher(job: Job, out: Path) -> None:
+    """Diagonal Fisher information of the base model over the training segments."""
+    settings = job.settings.fisher
+    model = base_model(job, job.settings.model.device)
+    plan = NoisePlan(draws=settings.draws, seed=settings.seed)
+    source = job.inputs["dataset/latents"]
+    shards = latent_shards(source, "train")
+    parts = []
+    for number, name in enumerate(shards):
+
+        def produce(path: Path, name: str = name) -> None:
+            estimate_fisher(
+                model,
+                LatentSegments.load(source.path(name)),
+                plan,
+                layer_group=settings.layer_group,
+                mask_padding=settings.mask_padding,
+                batch_size=settings.batch_size,
+            ).save(path)
+
+        part = job.shard(
+            name.removesuffix(".safetensors"),
+            inputs={"latents": source.files[name].digest, **_checkpoint(job)},
+            config={"fisher": settings.model_dump(mode="json")},
+            file="fisher.safetensors",
+            produce=produce,
+        )
+        parts.append(FisherSum.load(part))
+        job.progress(number + 1, len(shards))
+    add_fisher(parts).save(out / "fisher.safetensors")
+
+
+def _checkpoint(job: Job) -> dict[str, str]:
+    return {"base/checkpoint": job.inputs["base/checkpoint"].digest}
+
+
+def read_losses(artifact: Artifact) -> pl.DataFrame:
+    """The losses of an artifact that holds one Parquet file per shard."""
+    return pl.concat([pl.read_parquet(artifact.path(name)) for name in artifact.entries])
+
+
+def _describe_losses(artifact: Artifact) -> dict[str, Any]:
+    losses = read_losses(artifact)
+    means = losses.group_by("segment_id").agg(pl.col("loss").mean())
+    return {
+        "segments": means.height,
+        "mean loss": round(float(means["loss"].mean()), 5),  # type: ignore[arg-type]
+        "by timestep": table(
+            losses.group_by("timestep").agg(pl.col("loss").mean()).sort("timestep")
+        ),
+        "distribution": histogram(means["loss"], "mean loss of a segment under θ₀"),
+    }
+
+
+REPEATED = 4
+REPEAT_TOLERANCE = 1e-5
+
+
+def _losses_reproduce(job: Job, artifact: Artifact) -> Verdict:
+    """Recomputing some of the cached losses gives the cached values (to rounding)."""
+    source = job.inputs["dataset/latents"]
+    first = latent_shards(source)[0]
+    segments = LatentSegments.load(source.path(first)).take(range(REPEATED))
+    plan = noise_plan(job.settings.noise)
+    again = sweep(base_model(job), segments, plan, **dict(job.settings.sweep))
+    both = again.join(read_losses(artifact), on=["segment_id", "draw"], suffix="_cached")
+    worst = float((both["loss"] / both["loss_cached"] - 1).abs().max())  # type: ignore[arg-type]
+    detail = f"{both.height} losses recomputed, largest relative difference {worst:.1e}"
+    return Verdict(both.height == again.height and worst < REPEAT_TOLERANCE, detail)
+
+
+def finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
+    """Every segment of the dataset has a finite loss for every draw."""
+    source = job.inputs["dataset/latents"]
+    segments = sum(
+        len(LatentSegments.load(source.path(name)).segment_ids) for name in latent_shards(source)
+    )
+    losses = read_losses(artifact)
+    finite = bool(losses["loss"].is_finite().all())
+    wanted = segments * job.settings.noise.draws
+    detail = f"{losses.height} of {wanted} losses, {'all' if finite else 'not all'} finite"
+    return Verdict(finite and losses.height == wanted, detail)
+
+
+@study_asset(
+    "base/losses",
+    version="1",
+    inputs=["dataset/latents", "base/checkpoint"],
+    settings=["noise", "sweep", "model.device"],
+    checks={"finite_and_complete": finite_and_complete, "reproducible": _losses_reproduce},
+    describe=_describe_losses,
+    kinds={"pytorch", "parquet"},
+)
+def losses(job: Job, out: Path) -> None:
+    """The loss cache: every segment's loss under θ₀ and the noise plan."""
+    model = base_model(job, job.settings.model.device)
+    plan, options = noise_plan(job.settings.noise), job.settings.sweep
+    source = job.inputs["dataset/latents"]
+    shards = latent_shards(source)
+    for number, name in enumerate(shards):
+
+        def produce(path: Path, name: str = name) -> None:
+            sweep(model, LatentSegments.load(source.path(name)), plan, **dict(options)
+            ).write_parquet(path)
+
+        part = job.shard(
+            name.removesuffix(".safetensors"),
+            inputs={"latents": source.files[name].digest, **_checkpoint(job)},
+            config={
+                "noise": job.settings.noise.model_dump(mode="json"),
+                "sweep": options.model_dump(mode="json"),
+            },
+            file="losses.parquet",
+            produce=produce,
+        )
+        target = out / name.replace(".safetensors", ".parquet")
+        target.write_bytes(part.read_bytes())
+        job.progress(number + 1, len(shards))

@@ -1,0 +1,244 @@
+"""Dataset: the recordings, their index, and their latents."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import polars as pl
+import torch
+
+from assets.preview import table
+from tda_dagster.corpus import (
+    DatasetIndex,
+    SegmentSpec,
+    index_dataset,
+    iter_segments,
+    read_manifest,
+)
+from tda_dagster.corpus.files import audio_digests, audio_stamp
+from tda_dagster.corpus.reference import render_reference_study
+from tda_dagster.diffusion.autoencoder import AudioFormat, encode, open_autoencoder
+from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.materialization import Job, Verdict, study_asset
+from tda_dagster.store import Artifact
+from tda_dagster.workspace import Workspace
+
+def _files_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    uri = settings.dataset.manifest
+    return {} if uri is None else {"stamp": audio_stamp(workspace.locate(uri))}
+
+
+def _describe_manifest(artifact: Artifact) -> dict[str, Any]:
+    audio = [e for e in artifact.entries if e.startswith("audio/")]
+    return {"audio files": len(audio)}
+
+
+@study_asset(
+    "dataset/manifest",
+    version="1",
+    settings=["dataset.manifest", "dataset.reference"],
+    fingerprint=_files_outside,
+    describe=_describe_manifest,
+    kinds={"audio", "parquet"},
+)
+def manifest(job: Job, out: Path) -> None:
+    """The recordings and what is known of them.
+
+    For the reference study: real compositions rendered to audio here, with their manifest. For
+    one's own music: a copy of the manifest and the sha256 of every audio file, which stay where
+    they are.
+    """
+    settings = job.settings.dataset
+    if settings.manifest is None:
+        render_reference_study(
+            out,
+            tracks=settings.reference.tracks,
+            seed=settings.reference.seed,
+            sample_rate_hz=settings.reference.sample_rate_hz,
+            progress=job.progress,
+        )
+        return
+    uri = job.workspace.locate(settings.manifest)
+    with fsspec.open(uri, "rb") as file:
+        (out / f"manifest{Path(uri).suffix}").write_bytes(file.read())
+    audio_digests(uri, job.progress).write_parquet(out / "audio_files.parquet")
+
+
+def manifest_uri(job: Job) -> str:
+    """Where the manifest is read from: the user's own place, or the rendered study's folder."""
+    own = job.settings.dataset.manifest
+    if own is not None:
+        return job.workspace.locate(own)
+    return str(job.folder(job.inputs["dataset/manifest"]) / "manifest.parquet")
+
+
+def audio_format(job: Job) -> AudioFormat:
+    return AudioFormat.load(job.inputs["base/autoencoder"].path("audio_format.json"))
+
+
+def segment_spec(job: Job) -> SegmentSpec:
+    """How tracks are cut for this model."""
+    audio, settings = audio_format(job), job.settings.dataset
+    return SegmentSpec(
+        sample_rate_hz=audio.sampling_rate,
+        channels=audio.audio_channels,
+        samples=audio.samples,
+        hop_length=audio.hop_length,
+        min_seconds=settings.min_seconds,
+        silence_dbfs=settings.silence_dbfs,
+    )
+
+
+def read_index(artifact: Artifact, uri: str = "") -> DatasetIndex:
+    """The dataset's tables from the artifact of `dataset/index`."""
+    return DatasetIndex(
+        manifest=uri,
+        tracks=pl.read_parquet(artifact.path("tracks.parquet")),
+        segments=pl.read_parquet(artifact.path("segments.parquet")),
+        rejects=pl.read_parquet(artifact.path("rejects.parquet")),
+    )
+
+
+def _describe_index(artifact: Artifact) -> dict[str, Any]:
+    index = read_index(artifact)
+    return {
+        "tracks": index.tracks.height,
+        "segments": index.segments.height,
+        "held-out segments": index.segments.filter(split="heldout").height,
+        "rejected rows": index.rejects.height,
+        "hours": round(float(index.tracks["duration_s"].sum()) / 3600, 3),
+        "collections": table(
+            index.tracks.group_by("collection")
+            .agg(tracks=pl.len(), minutes=(pl.col("duration_s").sum() / 60).round(1))
+            .sort("collection")
+        ),
+        "rejects": table(index.rejects.head(20)),
+        "preview": table(
+            index.tracks.select("track_id", "title", "artist", "rightsholder", "caption").head(8)
+        ),
+    }
+
+
+def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
+    """Every row of the manifest is a track or a reject, and every track has a segment."""
+    dataset = read_index(artifact)
+    without = dataset.tracks.join(dataset.segments, on="track_id", how="anti")
+    detail = (
+        f"{dataset.tracks.height} tracks, {dataset.segments.height} segments, "
+        f"{dataset.rejects.height} rejects; {without.height} tracks without a segment"
+    )
+    return Verdict(dataset.tracks.height > 0 and without.is_empty(), detail)
+
+
+@study_asset(
+    "dataset/index",
+    version="1",
+    inputs=["dataset/manifest", "base/autoencoder"],
+    settings=[
+        "dataset.manifest",
+        "dataset.min_seconds",
+        "dataset.silence_dbfs",
+        "dataset.max_reject_fraction",
+        "dataset.heldout_fraction",
+        "dataset.seed",
+    ],
+    checks={"rows_accounted_for": _accounted_for},
+    describe=_describe_index,
+    kinds={"polars", "parquet"},
+)
+def index(job: Job, out: Path) -> None:
+    """Every recording decoded, checked and cut into segments; bad rows are listed, not fatal."""
+    settings = job.settings.dataset
+    dataset = index_dataset(
+        read_manifest(manifest_uri(job)),
+        segment_spec(job),
+        heldout_fraction=settings.heldout_fraction,
+        seed=settings.seed,
+        max_reject_fraction=settings.max_reject_fraction,
+        progress=job.progress,
+        workers=2,
+    )
+    for name in ("tracks", "segments", "rejects"):
+        getattr(dataset, name).write_parquet(out / f"{name}.parquet")
+
+
+def _describe_latents(artifact: Artifact) -> dict[str, Any]:
+    first = LatentSegments.load(artifact.path(artifact.entries[0]))
+    count, channels, frames = first.latents.shape
+    return {
+        "shards": len(artifact.entries),
+        "latent channels": channels,
+        "latent frames": frames,
+        "standard deviation in the first shard": round(float(first.latents.std()), 4),
+    }
+
+
+def _one_latent_each(job: Job, artifact: Artifact) -> Verdict:
+    """There are latents for every segment of the index, and all of them are finite."""
+    wanted = set(read_index(job.inputs["dataset/index"]).segments["segment_id"])
+    shards = [LatentSegments.load(artifact.path(name)) for name in artifact.entries]
+    found = [segment for shard in shards for segment in shard.segment_ids]
+    finite = all(bool(torch.isfinite(shard.latents).all()) for shard in shards)
+    detail = f"{len(found)} of {len(wanted)} segments, {'all' if finite else 'not all'} finite"
+    return Verdict(finite and len(found) == len(wanted) and set(found) == wanted, detail)
+
+
+@study_asset(
+    "dataset/latents",
+    version="1",
+    inputs=["dataset/manifest", "dataset/index", "base/autoencoder"],
+    settings=[
+        "dataset.manifest",
+        "dataset.min_seconds",
+        "dataset.silence_dbfs",
+        "dataset.shard_segments",
+    ],
+    checks={"complete_and_finite": _one_latent_each},
+    describe=_describe_latents,
+    kinds={"pytorch", "safetensors"},
+)
+def latents(job: Job, out: Path) -> None:
+    """The segments as the model sees them: latents and conditioning, in shards."""
+    dataset = read_index(job.inputs["dataset/index"], manifest_uri(job))
+    autoencoder = open_autoencoder(job.folder(job.inputs["base/autoencoder"]) / "vae")
+    captions = dict(dataset.tracks.select("track_id", "caption").iter_rows())
+    spec = segment_spec(job)
+    done, total = 0, dataset.segments.height
+    for name, rows in shard_plan(dataset.segments, job.settings.dataset.shard_segments):
+
+        def produce(path: Path, rows: pl.DataFrame = rows) -> None:
+            audio = [x for _, x in iter_segments(dataset, spec, rows["segment_id"].to_list())]
+            LatentSegments(
+                segment_ids=tuple(rows["segment_id"]),
+                latents=encode(autoencoder, audio),
+                valid_frames=torch.tensor(rows["valid_frames"].to_list()),
+                captions=tuple(captions[t] for t in rows["track_id"]),
+                seconds_start=tuple(rows["start_s"]),
+                seconds_total=tuple(rows["seconds_total"]),
+            ).save(path)
+
+        part = job.shard(
+            name,
+            inputs={n: job.inputs[n].digest for n in ("dataset/index", "base/autoencoder")},
+            config={"segments": rows["segment_id"].to_list()},
+            file="latents.safetensors",
+            produce=produce,
+        )
+        (out / f"{name}.safetensors").write_bytes(part.read_bytes())
+        done += rows.height
+        job.progress(done, total)
+
+
+def shard_plan(segments: pl.DataFrame, size: int) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Names and rows of the shards; training and held-out segments never share one."""
+    for split in ("train", "heldout"):
+        rows = segments.filter(split=split)
+        for number, start in enumerate(range(0, rows.height, size)):
+            yield f"{split}-{number:05d}", rows.slice(start, size)
+
+
+def latent_shards(artifact: Artifact, split: str | None = None) -> list[str]:
+    """File names of the shards of `dataset/latents`, of one split if given."""
+    return [n for n in artifact.entries if split is None or n.startswith(f"{split}-")]
+

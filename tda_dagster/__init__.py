@@ -1,0 +1,1 @@
+"""Attribution of generated music to the training tracks that shaped it."""

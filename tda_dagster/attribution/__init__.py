@@ -1,0 +1,1 @@
+"""What influenced what: Fisher information, unlearning, loss sweeps and scores."""

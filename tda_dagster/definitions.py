@@ -1,0 +1,38 @@
+"""Everything Dagster shows: assets, checks, the job of the whole chain, the partitions' sensor."""
+
+import dagster as dg
+
+from assets import attribution, base, cohort, dataset, evaluation, report, unlearned, warehouse
+from tda_dagster.partitions import COHORT_BY_METHOD, register
+from tda_dagster.workspace import Workspace
+
+main_job = dg.define_asset_job(
+    "main_job",
+    selection=dg.AssetSelection.all(),
+    partitions_def=COHORT_BY_METHOD,
+    description="The whole chain for one cohort and one method spec: from music to the report.",
+)
+
+
+@dg.sensor(
+    job=main_job,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Makes cohorts/*.yaml and the method specs of params.yaml known as partitions.",
+)
+def partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Starts nothing by itself: attribution costs, so a person decides when."""
+    known = register(context.instance, Workspace.find())
+    return dg.SkipReason(f"{len(known)} partitions registered")
+
+
+defs = dg.Definitions(
+    assets=dg.load_assets_from_modules(
+        [dataset, base, cohort, unlearned, attribution, evaluation, warehouse, report]
+    ),
+    jobs=[main_job],
+    sensors=[partitions_sensor],
+    # Steps are long and the store is shared: separate processes would cost seconds each, for
+    # nothing on a machine that one step keeps busy.
+    executor=dg.in_process_executor,
+)

@@ -1,0 +1,1 @@
+"""The diffusion model: opening pipelines, its objective, its noise, its layers, training, sampling."""

@@ -1,0 +1,73 @@
+"""Autoencoders: the reference study's own with its shipped weights, and anybody's.
+
+The shipped weights were made by `python -m tda_dagster.diffusion.autoencoder.training`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from tda_dagster.diffusion.autoencoder.spectral import SpectralAutoencoder
+
+__all__ = ["AudioFormat", "SpectralAutoencoder", "encode", "open_autoencoder", "shipped_weights"]
+
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class AudioFormat:
+    """The audio a model works on: rate (Hz), channels, samples per latent frame, latent frames
+    per segment."""
+
+    sampling_rate: int
+    audio_channels: int
+    hop_length: int
+    frames: int
+
+    @property
+    def samples(self) -> int:
+        """Audio samples of one segment."""
+        return self.frames * self.hop_length
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sampling_rate
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "AudioFormat":
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def open_autoencoder(folder: Path) -> Any:
+    """The autoencoder of a diffusers directory, in float32 and frozen."""
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+    kind = SpectralAutoencoder if name == "SpectralAutoencoder" else getattr(diffusers, name)
+    return kind.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+
+
+def shipped_weights(folder: Path) -> None:
+    """Copy the diffusers directory of the reference study's autoencoder into `folder`."""
+    with as_file(files(__name__) / WEIGHTS) as source:
+        for file in sorted(Path(source).iterdir()):
+            (folder / file.name).write_bytes(file.read_bytes())
+
+
+@torch.no_grad()
+def encode(autoencoder: Any, audio: Sequence[np.ndarray], batch_size: int = 8) -> Tensor:
+    """Latents float32 [n, C, T] of segments, each float32 [channels, samples]."""
+    batches = [
+        torch.from_numpy(np.stack(audio[start : start + batch_size]))
+        for start in range(0, len(audio), batch_size)
+    ]
+    return torch.cat([autoencoder.encode(b).latent_dist.mode().float() for b in batches])

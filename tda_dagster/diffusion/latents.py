@@ -1,0 +1,108 @@
+"""Segments as the diffusion model sees them: latents with their conditioning.
+
+What belongs here: the in-memory form of a shard of segments and its file. A shard is one
+safetensors file: the latents as a tensor, everything else as JSON in the header.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the denoiser is told: `cross` [n, S, D] for cross-attention (text, start, end) and
+    `global_` [n, 1, G] prepended to the sequence (start, end)."""
+
+    cross: Tensor
+    global_: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> "Conditioning":
+        return Conditioning(self.cross[index], self.global_[index])
+
+
+@dataclass(frozen=True)
+class LatentSegments:
+    """Segments in latent space, in the order of `segment_ids`.
+
+    `latents` float32 [n, C, T]; `valid_frames` int64 [n], the leading frames that are music and
+    not padding; `captions`; `seconds_start` and `seconds_total` (s), each segment's place in its
+    track and the track's length.
+    """
+
+    segment_ids: tuple[str, ...]
+    latents: Tensor
+    valid_frames: Tensor
+    captions: tuple[str, ...]
+    seconds_start: tuple[float, ...]
+    seconds_total: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.segment_ids)
+
+    def frame_mask(self) -> Tensor:
+        """Bool [n, T], true where a frame is valid."""
+        return torch.arange(self.latents.shape[2]) < self.valid_frames.unsqueeze(1)
+
+    def take(self, indices: Sequence[int]) -> "LatentSegments":
+        """The segments at `indices`, in that order."""
+        return LatentSegments(
+            segment_ids=tuple(self.segment_ids[i] for i in indices),
+            latents=self.latents[list(indices)],
+            valid_frames=self.valid_frames[list(indices)],
+            captions=tuple(self.captions[i] for i in indices),
+            seconds_start=tuple(self.seconds_start[i] for i in indices),
+            seconds_total=tuple(self.seconds_total[i] for i in indices),
+        )
+
+    def to(self, device: torch.device) -> "LatentSegments":
+        return replace(
+            self, latents=self.latents.to(device), valid_frames=self.valid_frames.to(device)
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the shard as safetensors; the same segments give the same bytes."""
+        header = {
+            "segment_ids": self.segment_ids,
+            "captions": self.captions,
+            "seconds_start": self.seconds_start,
+            "seconds_total": self.seconds_total,
+        }
+        save_file(
+            {"latents": self.latents.contiguous(), "valid_frames": self.valid_frames.contiguous()},
+            path,
+            metadata={"segments": json.dumps(header, ensure_ascii=False)},
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "LatentSegments":
+        """Read a shard written by `save`."""
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["segments"])
+            latents, valid_frames = file.get_tensor("latents"), file.get_tensor("valid_frames")
+        return cls(
+            segment_ids=tuple(header["segment_ids"]),
+            latents=latents,
+            valid_frames=valid_frames,
+            captions=tuple(header["captions"]),
+            seconds_start=tuple(header["seconds_start"]),
+            seconds_total=tuple(header["seconds_total"]),
+        )
+
+
+def concatenate(shards: Sequence[LatentSegments]) -> LatentSegments:
+    """All segments of the shards in one, in order."""
+    return LatentSegments(
+        segment_ids=tuple(name for s in shards for name in s.segment_ids),
+        latents=torch.cat([s.latents for s in shards]),
+        valid_frames=torch.cat([s.valid_frames for s in shards]),
+        captions=tuple(c for s in shards for c in s.captions),
+        seconds_start=tuple(x for s in shards for x in s.seconds_start),
+        seconds_total=tuple(x for s in shards for x in s.seconds_total),
+    )

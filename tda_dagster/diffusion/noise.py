@@ -1,0 +1,70 @@
+"""The noise plan: the fixed draws under which losses are compared.
+
+What belongs here: everything random in a loss. A draw is keyed by what it is for (seed, draw
+index, segment), never by its place in a batch, so that batch size, shard size, device count and
+order cannot change which noise a segment meets.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+NoiseMode = Literal["shared", "per_segment"]
+
+
+@dataclass(frozen=True)
+class NoisePlan:
+    """K paired draws (timestep t_k, noise ε_k) of the diffusion process.
+
+    Timesteps are stratified: t_k is uniform in the k-th of K equal parts of
+    [`timestep_min`, `timestep_max`] and the same for every segment. The noise is the same for
+    every segment (`shared`, as in MUCS, arXiv:2605.17938) or its own (`per_segment`, as in AbU,
+    arXiv:2406.09408).
+    """
+
+    draws: int
+    seed: int
+    mode: NoiseMode = "per_segment"
+    timestep_min: float = 0.0
+    timestep_max: float = 1.0
+
+    def timesteps(self) -> Tensor:
+        """The K timesteps, float32 [K], ascending, in (0, 1)."""
+        width = (self.timestep_max - self.timestep_min) / self.draws
+        offsets = [
+            torch.rand((), generator=self._generator("timestep", str(k)), dtype=torch.float64)
+            for k in range(self.draws)
+        ]
+        starts = self.timestep_min + width * torch.arange(self.draws, dtype=torch.float64)
+        times = starts + width * torch.stack(offsets)
+        return times.clamp(1e-4, 1 - 1e-4).to(torch.float32)
+
+    def noise(self, segment_ids: Sequence[str], frames: tuple[int, int]) -> Tensor:
+        """Standard normal noise, float32 [segments, K, channels, frames] for `frames` =
+        (channels, frames)."""
+        if self.mode == "shared":
+            drawn = torch.stack([self._draw(k, "", frames) for k in range(self.draws)])
+            return drawn.expand(len(segment_ids), *drawn.shape)
+        return torch.stack(
+            [
+                torch.stack([self._draw(k, name, frames) for k in range(self.draws)])
+                for name in segment_ids
+            ]
+        )
+
+    def _draw(self, k: int, segment_id: str, frames: tuple[int, int]) -> Tensor:
+        return torch.randn(frames, generator=self._generator("noise", str(k), segment_id))
+
+    def _generator(self, *key: str) -> torch.Generator:
+        return keyed_generator(self.seed, *key)
+
+
+def keyed_generator(seed: int, *key: str) -> torch.Generator:
+    """A CPU generator that depends on the seed and the key alone, alike on every machine."""
+    text = "\x1f".join([str(seed), *key])
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return torch.Generator().manual_seed(number & (2**63 - 1))

@@ -1,0 +1,52 @@
+"""The training objective of Stable Audio, computed in one place.
+
+Training, Fisher information, unlearning and loss sweeps all call `denoising_loss`; nothing else
+in the project knows what the model's loss is.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tda_dagster.diffusion.latents import Conditioning
+
+
+class Denoiser(Protocol):
+    """Predicts the velocity v [n, C, T] of noised latents [n, C, T] at timesteps [n]."""
+
+    def __call__(self, noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor: ...
+
+
+def diffuse(latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Noised latents and their velocity target, each like `latents` [n, C, T].
+
+    With α = cos(πt/2) and σ = sin(πt/2): x_t = αx + σε and v = αε − σx, for t [n] in (0, 1)
+    (Salimans & Ho, arXiv:2202.00512, with the angle parametrised by t). `diffusers` samples with
+    the same convention: `CosineDPMSolverMultistepScheduler` maps σ/α to t = (2/π)·atan(σ/α).
+    """
+    angle = (timesteps * (math.pi / 2)).view(-1, 1, 1)
+    alpha, sigma = torch.cos(angle), torch.sin(angle)
+    return alpha * latents + sigma * noise, alpha * noise - sigma * latents
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    latents: Tensor,
+    conditioning: Conditioning,
+    noise: Tensor,
+    timesteps: Tensor,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """The v-objective per example: mean of (v̂ − v)² over its latent entries, float32 [n].
+
+    `latents` and `noise` are [n, C, T], `timesteps` [n]; `frame_mask` (bool [n, T], true =
+    counted) restricts the mean to the valid frames, so that padding has no say.
+    """
+    noised, target = diffuse(latents, noise, timesteps)
+    error = (denoiser(noised, timesteps, conditioning) - target).square().mean(dim=1)
+    if frame_mask is None:
+        return error.mean(dim=1)
+    weights = frame_mask.to(error.dtype)
+    return (error * weights).sum(dim=1) / weights.sum(dim=1)

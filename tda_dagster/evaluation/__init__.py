@@ -1,0 +1,1 @@
+"""How far to trust it: reconstruction, self-influence, drift, concentration."""

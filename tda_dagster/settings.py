@@ -1,0 +1,273 @@
+"""The study's settings: what `params.yaml` may say, with units, ranges and defaults.
+
+`params.yaml` is the only source of settings. Command line, DVC and Dagster read it through these
+models; an unknown key or a value out of range is an error that names the key's path.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tda_dagster.errors import TdaError
+from tda_dagster.store import canonical_json
+
+PARAMS_FILE = "params.yaml"
+
+
+class SettingsError(TdaError):
+    """Settings that are missing, unknown, or out of range."""
+
+
+class Section(BaseModel):
+    """A part of the settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def digest(self) -> str:
+        """sha256 of the section's canonical JSON, hex."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class StoreSettings(Section):
+    """Where artifacts live."""
+
+    root: str = Field("data/store", description="folder or fsspec URL of the artifact store")
+
+
+class ReferenceStudySettings(Section):
+    """The embedded corpus, rendered on this machine."""
+
+    tracks: PositiveInt | None = Field(None, description="render only so many tracks (all: null)")
+    sample_rate_hz: PositiveInt = Field(22_050, description="sampling rate of the audio files, Hz")
+    seed: int = Field(0, description="seed of the performances")
+
+
+class DatasetSettings(Section):
+    """Which music, and how it is cut."""
+
+    manifest: str | None = Field(
+        None, description="CSV, JSONL or Parquet manifest (null: the embedded reference study)"
+    )
+    reference: ReferenceStudySettings = ReferenceStudySettings()
+    min_seconds: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="shortest valid part of a segment, s"
+    )
+    silence_dbfs: Annotated[float, Field(lt=0)] = Field(
+        -60.0, description="a track whose peak is below this is rejected, dBFS"
+    )
+    max_reject_fraction: Fraction = Field(
+        0.05, description="more rejected rows than this stop the run"
+    )
+    heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of works kept out of training"
+    )
+    seed: int = Field(0, description="seed of the held-out draw")
+    shard_segments: PositiveInt = Field(64, description="segments per shard")
+
+
+class TrainingSettings(Section):
+    """Training of the reference model (unused when `model.pipeline` is given)."""
+
+    steps: PositiveInt = 1200
+    batch_size: PositiveInt = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    warmup_steps: PositiveInt = 50
+    caption_dropout: Fraction = Field(0.1, description="for classifier-free guidance")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    layers: PositiveInt = 3
+    heads: PositiveInt = 3
+    head_dim: PositiveInt = 32
+    frames: PositiveInt = Field(128, description="latent frames per segment")
+    checkpoint_every: PositiveInt = Field(200, description="steps lost at most by a crash")
+    seed: int = 0
+
+
+class ModelSettings(Section):
+    """The model whose music is attributed."""
+
+    pipeline: str | None = Field(
+        None, description="diffusers pipeline directory, URL or hub id (null: train the reference)"
+    )
+    device: str = Field("cpu", description="torch device")
+    training: TrainingSettings = TrainingSettings()
+
+
+class NoiseSettings(Section):
+    """The draws under which losses are compared."""
+
+    draws: PositiveInt = 12
+    mode: Literal["shared", "per_segment"] = "per_segment"
+    timestep_min: Fraction = 0.0
+    timestep_max: Fraction = 1.0
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "NoiseSettings":
+        if self.timestep_min >= self.timestep_max:
+            raise ValueError("timestep_min must be below timestep_max")
+        return self
+
+
+class FisherSettings(Section):
+    """Fisher information of the base model."""
+
+    draws: PositiveInt = Field(4, description="draws per segment")
+    layer_group: str = Field("transformer", description="weights it is measured for")
+    mask_padding: bool = Field(True, description="mask padding in its loss")
+    batch_size: PositiveInt = Field(16, description="per-example gradients held in memory")
+    seed: int = 1
+
+
+class SweepSettings(Section):
+    """The loss sweep."""
+
+    mask_padding: bool = Field(False, description="M_L: mask padding in the loss")
+    batch_size: PositiveInt = 64
+
+
+class UnlearningSettings(Section):
+    """FIM-regularised unlearning."""
+
+    layer_group: str = Field("transformer", description="weights that may change")
+    mask_padding: bool = Field(True, description="M_U: mask padding while unlearning")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(0.1, description="η")
+    steps: PositiveInt = 1
+    draws: PositiveInt = Field(64, description="draws the query's gradient is averaged over")
+    damping: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="added to the Fisher information, in units of its mean"
+    )
+    seed: int = 2
+
+
+class GenerationSettings(Section):
+    """How queries are generated from prompts."""
+
+    inference_steps: PositiveInt = 50
+    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    negative_prompt: str = ""
+
+
+class ShareSettings(Section):
+    """From scores to shares."""
+
+    threshold_z: Annotated[float, Field(ge=0)] = Field(
+        2.0, description="robust z-score above which a segment counts as evidence"
+    )
+
+
+class ReportSettings(Section):
+    """The report page."""
+
+    top_tracks: PositiveInt = 5
+
+
+class Settings(Section):
+    """All settings of a study, as `params.yaml` lays them out."""
+
+    store: StoreSettings = StoreSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    model: ModelSettings = ModelSettings()
+    noise: NoiseSettings = NoiseSettings()
+    fisher: FisherSettings = FisherSettings()
+    sweep: SweepSettings = SweepSettings()
+    methods: tuple[Literal["fim_unlearning"], ...] = Field(("fim_unlearning",), min_length=1)
+    unlearning: UnlearningSettings = UnlearningSettings()
+    generation: GenerationSettings = GenerationSettings()
+    shares: ShareSettings = ShareSettings()
+    report: ReportSettings = ReportSettings()
+
+    def method_specs(self) -> "tuple[MethodSpec, ...]":
+        """The attribution methods the study asks for, each with all its settings."""
+        return tuple(MethodSpec.of(self, name) for name in self.methods)
+
+
+class MethodSpec(Section):
+    """An attribution method with everything that determines its scores."""
+
+    method: Literal["fim_unlearning"]
+    unlearning: UnlearningSettings
+    sweep: SweepSettings
+    noise: NoiseSettings
+
+    @classmethod
+    def of(cls, settings: Settings, method: Literal["fim_unlearning"]) -> "MethodSpec":
+        return cls(
+            method=method,
+            unlearning=settings.unlearning,
+            sweep=settings.sweep,
+            noise=settings.noise,
+        )
+
+    @property
+    def label(self) -> str:
+        """A name for people."""
+        unlearning = self.unlearning
+        return (
+            f"FIM unlearning, {unlearning.layer_group.replace('_', ' ')}, "
+            f"{unlearning.steps} step{'s' * (unlearning.steps > 1)}"
+        )
+
+    @property
+    def method_id(self) -> str:
+        """The partition key: a readable slug and eight digits of the settings' hash."""
+        slug = f"{self.method}-{self.unlearning.layer_group}-{self.unlearning.steps}step"
+        return f"{re.sub('[^a-z0-9]+', '-', slug.lower())}-{self.digest()[:8]}"
+
+
+def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read and validate `params.yaml`; raises SettingsError naming the file and the key.
+
+    `overrides` maps dotted keys (`unlearning.steps`) to values that replace the file's.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path}: no settings here; run in a study's folder, or make one with `tda init`"
+        ) from None
+    try:
+        raw = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise SettingsError(f"{path}: must hold a mapping of settings, not {type(raw).__name__}")
+    for key, value in (overrides or {}).items():
+        *sections, name = key.split(".")
+        target = raw
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = value
+    return validated(Settings, raw, str(path))
+
+
+def validated(model: type[Section], raw: Any, source: str) -> Any:
+    """`raw` as the model; every problem is named by the path of its key."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            path = ".".join(str(part) for part in problem["loc"]) or "(all)"
+            if problem["type"] == "extra_forbidden":
+                known = ", ".join(_known_keys(model, problem["loc"][:-1]))
+                problems.append(f"{path}: unknown key; known here: {known}")
+            else:
+                problems.append(f"{path}: {problem['msg']} (got {problem['input']!r})")
+        raise SettingsError(f"{source}: " + "; ".join(problems)) from None
+
+
+def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        model = field.annotation
+    return sorted(model.model_fields)

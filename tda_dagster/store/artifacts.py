@@ -1,0 +1,219 @@
+"""The artifact store: the one place where computed things are kept, found and made.
+
+What belongs here: what the rest of the house calls. How blobs, trees, refs and walks work is said
+in the modules beside this one.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tda_dagster.store import lineage
+from tda_dagster.store.blobs import open_blobs
+from tda_dagster.store.errors import MissingArtifact
+from tda_dagster.store.places import open_place
+from tda_dagster.store.refs import Recipe, Ref, RefBook
+from tda_dagster.store.trees import Artifact, Entry, files_below, read_artifact, tree_bytes
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What `materialize` returns: `cached` says that nothing had to be computed."""
+
+    ref: Ref
+    cached: bool
+    artifact: Artifact
+
+
+class ArtifactStore:
+    """Content-addressed blobs, artifacts made of them, and refs from recipes to artifacts.
+
+    `root` is a local path or any fsspec URL (s3://bucket/prefix) with the credentials that fsspec
+    finds. `cache_dir` holds copies of blobs of a remote store and work in progress; a local store
+    needs none. Opening a store writes nothing.
+
+    Processes and machines may share a store: nothing is visible before it is complete, and of
+    those who commit the same recipe the first wins.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], *, cache_dir: Path | None = None) -> None:
+        self.root = os.fspath(root)
+        cache_dir = cache_dir or _default_cache_dir()
+        self._place = open_place(self.root, cache_dir)
+        self._blobs = open_blobs(self._place, cache_dir)
+        self._refs = RefBook(self._place)
+
+    # Blobs
+
+    def put_bytes(self, data: bytes) -> str:
+        """Store `data` as a blob; returns its digest."""
+        return self._blobs.put_bytes(data)
+
+    def put_file(self, path: Path) -> tuple[str, int]:
+        """Store a copy of the file as a blob; returns its digest and size in bytes."""
+        return self._blobs.put_file(path)
+
+    def read_bytes(self, digest: str) -> bytes:
+        """A blob's bytes, verified. Raises `CorruptArtifact` or `MissingArtifact`."""
+        return self._blobs.read_bytes(digest)
+
+    def local_file(self, digest: str) -> Path:
+        """A local path of a blob, for reading only, verified when first asked for and whenever
+        the file has changed since. Raises `CorruptArtifact` or `MissingArtifact`."""
+        return self._blobs.local_file(digest)
+
+    # Artifacts
+
+    def put_tree(self, folder: Path) -> str:
+        """Store every file below `folder` as one artifact; returns its digest."""
+        return self._put_tree(folder, self._blobs.put_file)
+
+    def artifact(self, digest: str) -> Artifact:
+        """The artifact with `digest`."""
+        return read_artifact(self._blobs, digest)
+
+    # Refs and heads
+
+    def find(self, recipe: Recipe) -> Ref | None:
+        """The ref that answers `recipe`, if there is one."""
+        return self._refs.find(recipe)
+
+    def commit(
+        self, recipe: Recipe, digest: str, *, run_id: str, device: str, seconds: float
+    ) -> Ref:
+        """Record that `recipe` gave the artifact `digest`, after making sure that it is whole.
+
+        Returns the ref that holds: another one if somebody was first. If that one names other
+        bytes, the recipe does not determine its result, which is logged as a warning. A ref whose
+        artifact has been lost gives way.
+        """
+        artifact = self.artifact(digest)
+        sizes = {entry.digest: entry.size for entry in artifact.files.values()}
+        self._blobs.each(lambda blob: self._blobs.confirm(blob, sizes[blob]), sizes)
+        ours = Ref(
+            recipe=recipe,
+            digest=digest,
+            size_bytes=artifact.size_bytes,
+            run_id=run_id,
+            device=device,
+            seconds=seconds,
+            created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        )
+        held = self._refs.create(ours)
+        if held.digest == digest:
+            return held
+        if self._whole(held) is None:
+            self._refs.replace(ours)
+            return ours
+        _log.warning(
+            "%s [%s] is not deterministic: recipe %s gave %s in run %r on %s and now gives %s in "
+            "run %r on %s; the first stays",
+            recipe.asset, recipe.partition, recipe.key, held.digest, held.run_id, held.device,
+            digest, run_id, device,
+        )  # fmt: skip
+        return held
+
+    def set_head(self, ref: Ref) -> None:
+        """Make `ref` the live one of its asset and partition."""
+        self._refs.set_head(ref)
+
+    def head(self, asset: str, partition: str = "") -> Ref | None:
+        """The live ref of an asset and partition."""
+        return self._refs.head(asset, partition)
+
+    def heads(self) -> list[Ref]:
+        """All live refs, by asset and partition."""
+        return self._refs.heads()
+
+    def refs(self) -> Iterator[Ref]:
+        """All refs, live or not, in a fixed order."""
+        return self._refs.refs()
+
+    def partitions(self, asset: str) -> list[str]:
+        """The partitions of `asset` that have a head, sorted ("" for an unpartitioned asset)."""
+        return self._refs.partitions(asset)
+
+    # Computing
+
+    def materialize(
+        self,
+        recipe: Recipe,
+        produce: Callable[[Path], None],
+        *,
+        run_id: str = "",
+        device: str = "cpu",
+        head: bool = True,
+    ) -> Materialized:
+        """The artifact of `recipe`: found, or made by `produce`, which writes its files into the
+        empty folder that it is given.
+
+        Makes the ref the live one if `head`. Whatever `produce` raises comes through and leaves
+        nothing behind. A ref whose artifact is no longer whole is as good as none.
+        """
+        ref = self.find(recipe)
+        artifact = self._whole(ref) if ref else None
+        if ref is None or artifact is None:
+            ref, cached = self._make(recipe, produce, run_id, device), False
+            artifact = self.artifact(ref.digest)
+        else:
+            cached = True
+        if head:
+            self.set_head(ref)
+        return Materialized(ref, cached, artifact)
+
+    # Lineage
+
+    def ancestry(self, ref: Ref) -> list[lineage.Edge]:
+        """Every step from `ref` back to what no ref made: (ref, input name, source ref or None),
+        nearest first."""
+        return lineage.ancestry([ref], self.refs())
+
+    def reachable(self) -> Iterator[lineage.Reached]:
+        """Every blob that the heads and their ancestry need: (ref, entry, digest)."""
+        return lineage.reachable(self.heads(), self.refs(), self._blobs)
+
+    def verify(self) -> list[lineage.Problem]:
+        """Hash everything reachable from the heads again; an empty list if all is well."""
+        return lineage.verify(self._refs, self._blobs)
+
+    def _make(
+        self, recipe: Recipe, produce: Callable[[Path], None], run_id: str, device: str
+    ) -> Ref:
+        with self._place.staging.folder() as folder:
+            start = time.monotonic()
+            produce(folder)
+            seconds = time.monotonic() - start
+            digest = self._put_tree(folder, self._take_or_copy)
+        return self.commit(recipe, digest, run_id=run_id, device=device, seconds=seconds)
+
+    def _put_tree(self, folder: Path, put: Callable[[Path], tuple[str, int]]) -> str:
+        files = dict(files_below(folder))
+        stored = self._blobs.each(put, files.values())
+        entries = {name: Entry(*blob) for name, blob in zip(files, stored, strict=True)}
+        return self.put_bytes(tree_bytes(entries))
+
+    def _take_or_copy(self, path: Path) -> tuple[str, int]:
+        # What is linked is also somebody else's, who may change it.
+        if path.is_symlink() or path.stat().st_nlink > 1:
+            return self._blobs.put_file(path)
+        return self._blobs.take(path)
+
+    def _whole(self, ref: Ref) -> Artifact | None:
+        """The artifact of `ref`, None if some of it has been lost."""
+        try:
+            artifact = self.artifact(ref.digest)
+        except MissingArtifact:
+            return None
+        sizes = {entry.digest: entry.size for entry in artifact.files.values()}
+        return None if self._blobs.absent(sizes) else artifact
+
+
+def _default_cache_dir() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "tda-dagster" / "store"

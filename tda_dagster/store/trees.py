@@ -1,0 +1,141 @@
+"""An artifact is a tree: named files, each a blob, listed in a blob of their own.
+
+What belongs here: the form of that list, and reading the files it names.
+"""
+
+import json
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from tda_dagster.store.blobs import BlobStore
+from tda_dagster.store.canonical import canonical_json
+from tda_dagster.store.errors import StoreError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of an artifact: the digest of its bytes and how many there are."""
+
+    digest: str
+    size: int
+
+
+class Artifact:
+    """The files of one artifact, read-only. Every read is verified against its digest.
+
+    Reads raise `CorruptArtifact` or `MissingArtifact` when the store is damaged, and `StoreError`
+    for a name that the artifact does not have.
+    """
+
+    def __init__(self, digest: str, files: Mapping[str, Entry], blobs: BlobStore) -> None:
+        self.digest = digest
+        self.files = {name: files[name] for name in sorted(files)}
+        self._blobs = blobs
+
+    @property
+    def entries(self) -> list[str]:
+        """Names of the files, relative to the artifact, with '/' between parts, sorted."""
+        return list(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files.values())
+
+    def has(self, name: str) -> bool:
+        return name in self.files
+
+    def path(self, name: str) -> Path:
+        """A local path to read the file from. It is named by digest and has no suffix: use
+        `export` for what wants a folder with proper names."""
+        return self._blobs.local_file(self._entry(name).digest)
+
+    def open(self, name: str) -> BinaryIO:
+        """The file, opened for reading bytes."""
+        return self.path(name).open("rb")
+
+    def read_bytes(self, name: str) -> bytes:
+        return self._blobs.read_bytes(self._entry(name).digest)
+
+    def export(self, folder: Path) -> None:
+        """Write all files below `folder`, which may exist; files of the same names are replaced,
+        others left alone. Each file appears whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names: dict[str, list[Path]] = defaultdict(list)
+        for name, entry in self.files.items():
+            names[entry.digest].append(folder / name)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished:
+
+            def write(digest: str) -> None:
+                copy = Path(unfinished, digest)
+                self._blobs.copy_out(digest, copy)
+                for path in names[digest]:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(copy, f"{copy}.next")
+                    Path(f"{copy}.next").replace(path)
+                copy.unlink()
+
+            self._blobs.each(write, names)
+
+    def _entry(self, name: str) -> Entry:
+        if name not in self.files:
+            raise StoreError(
+                f"artifact {self.digest[:12]}… has no file {name!r}; it has {self.entries}"
+            )
+        return self.files[name]
+
+
+def read_artifact(blobs: BlobStore, digest: str) -> Artifact:
+    """The artifact whose tree is the blob `digest`. Raises `StoreError` if that is no tree."""
+    data = blobs.read_bytes(digest)
+    try:
+        return Artifact(digest, _parse(json.loads(data)), blobs)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"the blob {digest} at {blobs.where(digest)} is not an artifact but a plain file "
+            f"({type(error).__name__}: {error}); read it with read_bytes or local_file"
+        ) from error
+
+
+def tree_bytes(files: Mapping[str, Entry]) -> bytes:
+    """The canonical form of a tree."""
+    entries = {name: {"digest": e.digest, "size": e.size} for name, e in files.items()}
+    return canonical_json({"kind": "tree", "entries": entries})
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of every file below `folder`, sorted by name; links to files count as files.
+
+    Empty folders have no place in an artifact and are passed over. Raises `StoreError` if there is
+    no file at all, or something that is neither file nor folder (a broken link, a linked folder).
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file():
+            found[path.relative_to(folder).as_posix()] = path
+        elif path.is_symlink() or not path.is_dir():
+            raise StoreError(
+                f"{path} is neither a file nor a folder (a broken link, or a link to a folder); "
+                "an artifact holds files only"
+            )
+    if not found:
+        raise StoreError(f"there is no file below {folder}; an artifact has at least one")
+    yield from sorted(found.items())
+
+
+def _parse(tree: Any) -> dict[str, Entry]:
+    if tree["kind"] != "tree":
+        raise ValueError(f"its kind is {tree['kind']!r}")
+    for name in tree["entries"]:
+        # An exported name must stay inside the folder it is exported to.
+        if PurePosixPath(name).is_absolute() or set(name.split("/")) & {"", ".", ".."}:
+            raise ValueError(f"unsafe file name {name!r}")
+    return {
+        name: Entry(str(entry["digest"]), int(entry["size"]))
+        for name, entry in tree["entries"].items()
+    }

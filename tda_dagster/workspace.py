@@ -1,0 +1,161 @@
+"""The folder a study lives in: its settings, its cohorts, its store, its outputs.
+
+What belongs here: where things are. `params.yaml` and `cohorts/` are the user's; everything else
+is computed and may be deleted.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from tda_dagster.settings import (
+    PARAMS_FILE,
+    Section,
+    Settings,
+    SettingsError,
+    load_settings,
+    validated,
+)
+from tda_dagster.store import ArtifactStore
+
+WORKSPACE_VARIABLE = "TDA_WORKSPACE"
+
+
+class Query(Section):
+    """One piece to attribute, as a cohort file declares it: exactly one of `prompt` (generate),
+    `audio` (a file, optionally with the `caption` it is conditioned on) and `segment` (a training
+    segment, for self-influence)."""
+
+    prompt: str | None = None
+    audio: str | None = None
+    segment: str | None = None
+    caption: str = ""
+    seed: int = 0
+    seconds: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Query":
+        given = [k for k in ("prompt", "audio", "segment") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of prompt, audio and segment, not {given}")
+        return self
+
+    @property
+    def kind(self) -> Literal["generated", "audio", "segment"]:
+        if self.prompt is not None:
+            return "generated"
+        return "audio" if self.audio is not None else "segment"
+
+
+class Cohort(Section):
+    """A named set of queries that are attributed together."""
+
+    queries: tuple[Query, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A study's folder, with `overrides` (dotted keys) to its settings."""
+
+    root: Path
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls) -> "Workspace":
+        """The folder named by TDA_WORKSPACE, else the present one."""
+        return cls(Path(os.environ.get(WORKSPACE_VARIABLE) or Path.cwd()).resolve())
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The validated settings; raises SettingsError."""
+        return load_settings(self.root / PARAMS_FILE, self.overrides)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.locate(self.settings.store.root), cache_dir=self.cache)
+
+    @property
+    def database(self) -> Path:
+        return self.root / "warehouse" / "attribution.duckdb"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "data" / "report"
+
+    @property
+    def digests(self) -> Path:
+        """Where the digests of each asset group are listed for DVC."""
+        return self.root / "data" / "digests"
+
+    @property
+    def cache(self) -> Path:
+        """Copies of artifacts as plain folders; may be deleted at any time."""
+        return self.root / "data" / "cache"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.root / "data" / "dagster"
+
+    def locate(self, path: str) -> str:
+        """A path of the settings as an absolute path or URL."""
+        return path if "://" in path else str(self.root / path)
+
+    def cohorts(self) -> list[str]:
+        """The names of all cohorts that have a file."""
+        return sorted(path.stem for path in (self.root / "cohorts").glob("*.yaml"))
+
+    def cohort(self, name: str) -> Cohort:
+        """Read `cohorts/<name>.yaml`; raises SettingsError naming the file and the key."""
+        path = self.cohort_file(name)
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SettingsError(
+                f"{path}: there is no cohort {name!r}; existing: {', '.join(self.cohorts())}. "
+                f"Make one with `tda query add --cohort {name} --prompt '…'`"
+            ) from None
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path}: not valid YAML: {error}") from error
+        cohort: Cohort = validated(Cohort, raw, str(path))
+        return cohort
+
+    def cohort_file(self, name: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise SettingsError(
+                f"cohort {name!r}: a name is letters, digits, '-' and '_', starting with a letter "
+                "or digit"
+            )
+        return self.root / "cohorts" / f"{name}.yaml"
+
+    def add_queries(self, name: str, queries: list[Query]) -> Path:
+        """Append queries to a cohort's file, making it if need be; returns the file."""
+        path = self.cohort_file(name)
+        present = list(self.cohort(name).queries) if path.exists() else []
+        cohort = Cohort(queries=(*present, *queries))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(
+            cohort.model_dump(mode="json", exclude_defaults=True),
+            sort_keys=False,
+            allow_unicode=True,
+            width=1000,
+        )
+        staged = path.with_suffix(".tmp")
+        staged.write_text(text, encoding="utf-8")
+        staged.replace(path)
+        return path
+
+
+def nested(settings: Settings, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, value) of each dotted key; a section is a value of its own."""
+    for key in keys:
+        value: Any = settings
+        for part in key.split("."):
+            value = getattr(value, part)
+        yield tuple(key.split(".")), value
