@@ -1,1 +1,39 @@
-"""Attribution of generated music to the training tracks that shaped it."""
+"""Which training tracks, and whose, shaped this generated piece of music.
+
+The library without Dagster, in five lines:
+
+    import tda_dagster as tda
+
+    model = tda.open_model("path/to/a/diffusers/pipeline")
+    dataset = tda.open_dataset("music/manifest.csv", model)
+    fisher = tda.estimate_fisher(model, dataset, tda.NoisePlan(draws=4, seed=1))
+    unlearned = tda.unlearn(model, dataset.take([0]), fisher, learning_rate=0.1, draws=64, …)
+    scores = tda.rank(model, dataset, unlearned, tda.NoisePlan(draws=12, seed=0))
+"""
+
+import os
+from importlib import import_module
+from typing import Any
+
+# Before torch is imported: its threads otherwise spin while they wait, which makes small steps
+# many times slower as soon as the cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+_PUBLIC = {
+    "NoisePlan": "tda_dagster.diffusion.noise",
+    "estimate_fisher": "tda_dagster.attribution.fisher",
+    "open_dataset": "tda_dagster.api",
+    "open_model": "tda_dagster.diffusion.model",
+    "rank": "tda_dagster.api",
+    "sweep": "tda_dagster.attribution.sweep",
+    "unlearn": "tda_dagster.attribution.unlearning",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that `tda --help` does not wait for torch.
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

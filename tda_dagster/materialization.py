@@ -248,7 +248,6 @@ def study_asset(
                 dg.AssetCheckSpec(n, asset=declared.key, blocking=True, description=c.__doc__)
                 for n, c in declared.checks.items()
             ],
-            pool="study",
         )
         def compute(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
             return _materialize(declared, context)

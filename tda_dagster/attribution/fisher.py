@@ -1,5 +1,6 @@
 """The diagonal of the empirical Fisher information of the denoiser's weights."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,18 +44,22 @@ class FisherSum:
         return FisherSum({n: self.sums[n] for n in names}, self.segments, self.draws)
 
     def save(self, path: Path) -> None:
+        """Write as one safetensors file; the same sums give the same bytes."""
+        # One entry only: safetensors writes several in a different order each time.
+        header = {"segments": self.segments, "draws": self.draws}
         save_file(
             {n: t.contiguous() for n, t in self.sums.items()},
             path,
-            metadata={"segments": str(self.segments), "draws": str(self.draws)},
+            metadata={"fisher": json.dumps(header)},
         )
 
     @classmethod
     def load(cls, path: Path) -> "FisherSum":
+        """Read what `save` wrote."""
         with safe_open(path, framework="pt") as file:
-            header = file.metadata()
+            header = json.loads(file.metadata()["fisher"])
             sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return cls(sums, int(header["segments"]), int(header["draws"]))
+        return cls(sums, header["segments"], header["draws"])
 
 
 def estimate_fisher(

@@ -35,7 +35,7 @@ def per_example_gradients(
         mask = rows.mask if mask_padding else torch.ones_like(rows.mask)
         # vmap cannot go through the fused attention kernels.
         with sdpa_kernel(SDPBackend.MATH):
-            yield vectorised(
+            gradients = vectorised(
                 weights,
                 rows.latents,
                 rows.noise,
@@ -44,6 +44,7 @@ def per_example_gradients(
                 rows.conditioning.global_,
                 mask,
             )
+        yield gradients
 
 
 def mean_gradient(
@@ -62,11 +63,11 @@ def mean_gradient(
     weights = {n: w.clone().requires_grad_(True) for n, w in model.weights(names).items()}
     total = len(segments) * plan.draws
     value = 0.0
+
+    def denoise(noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        return model.predict(weights, noised, timesteps, conditioning)
+
     for rows in draw_rows(model, segments, plan, batch_size):
-
-        def denoise(x: Tensor, t: Tensor, c: Conditioning) -> Tensor:
-            return model.predict(weights, x, t, c)
-
         losses = denoising_loss(
             denoise,
             rows.latents,
@@ -75,7 +76,7 @@ def mean_gradient(
             rows.timesteps,
             rows.mask if mask_padding else None,
         )
-        (losses.sum() / total).backward()
+        torch.autograd.backward(losses.sum() / total)
         value += float(losses.detach().double().sum()) / total
     return {n: w.grad for n, w in weights.items() if w.grad is not None}, value
 
@@ -125,8 +126,8 @@ def _loss_of_one(model: MusicModel):  # type: ignore[no-untyped-def]  # vmap's c
         weights: Mapping[str, Tensor], latents: Tensor, noise: Tensor, timestep: Tensor,
         cross: Tensor, global_: Tensor, mask: Tensor,
     ) -> Tensor:
-        def denoise(x: Tensor, t: Tensor, c: Conditioning) -> Tensor:
-            return model.predict(weights, x, t, c)
+        def denoise(noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+            return model.predict(weights, noised, timesteps, conditioning)
 
         return denoising_loss(
             denoise,

@@ -24,9 +24,12 @@ def score_difference(base: pl.DataFrame, unlearned: pl.DataFrame) -> pl.DataFram
     that mean over the draws (null for a single draw). Returns `SCORE_SCHEMA` ordered by rank;
     equal scores are ranked by segment id. Raises ScoringError when the sweeps do not match.
     """
-    paired = base.join(
-        unlearned, on=["segment_id", "draw"], how="inner", suffix="_unlearned", validate="1:1"
-    )
+    pair = ["segment_id", "draw"]
+    for sweep in (base, unlearned):
+        if sweep.select(pair).is_duplicated().any():
+            raise ScoringError("a loss sweep holds a (segment, draw) pair twice; recompute it")
+    # Sorted, so that the means below are summed in the same order every time.
+    paired = base.join(unlearned, on=pair, how="inner", suffix="_unlearned").sort(pair)
     if not (paired.height == base.height == unlearned.height):
         raise ScoringError(
             f"the loss sweeps cover different (segment, draw) pairs: {base.height} before and "

@@ -1,6 +1,7 @@
 """Unlearning one query from the model, regularised by Fisher information."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,10 @@ def unlearn(
     Raises UnlearningError when the step is zero or not finite.
     """
     names = model.layer_group(layer_group)
-    inverse = inverse_curvature(fisher.select(names).diagonal(), damping)
+    inverse = {
+        name: value.to(model.device)
+        for name, value in inverse_curvature(fisher.select(names).diagonal(), damping).items()
+    }
     rate = learning_rate / fisher.segments
     base = model.weights(names)
     delta = {name: torch.zeros_like(value) for name, value in base.items()}
@@ -105,8 +109,8 @@ def inverse_curvature(diagonal: Mapping[str, Tensor], damping: float) -> dict[st
     floor = damping * mean
     if floor == 0 and any(bool((f == 0).any()) for f in diagonal.values()):
         raise UnlearningError(
-            "damping: 0 leaves weights whose Fisher information is zero without a finite step; "
-            "set unlearning.damping above 0"
+            f"damping: {damping} leaves weights whose Fisher information is zero without a finite "
+            "step; set unlearning.damping above 0, and check that not all of it is zero"
         )
     return {name: 1.0 / (f + floor) for name, f in diagonal.items()}
 
@@ -115,8 +119,8 @@ def relative_norm(
     delta: Mapping[str, Tensor], base: Mapping[str, Tensor], query: LatentSegments
 ) -> float:
     """‖Δ‖/‖θ₀‖ over the changed parameters; raises UnlearningError when it is 0 or not finite."""
-    moved = sum(float(d.double().square().sum()) for d in delta.values()) ** 0.5
-    size = sum(float(b.double().square().sum()) for b in base.values()) ** 0.5
+    moved = math.sqrt(sum(float(d.double().square().sum()) for d in delta.values()))
+    size = math.sqrt(sum(float(b.double().square().sum()) for b in base.values()))
     if not 0 < moved < float("inf"):
         raise UnlearningError(
             f"query {query.segment_ids[0]}: unlearning moved the weights by {moved}; lower or "

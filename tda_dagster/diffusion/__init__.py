@@ -1,1 +1,1 @@
-"""The diffusion model: opening pipelines, its objective, its noise, its layers, training, sampling."""
+"""The diffusion model: opening it, its objective, noise and layers, training and sampling."""

@@ -48,7 +48,8 @@ class LatentSegments:
 
     def frame_mask(self) -> Tensor:
         """Bool [n, T], true where a frame is valid."""
-        return torch.arange(self.latents.shape[2]) < self.valid_frames.unsqueeze(1)
+        frames = torch.arange(self.latents.shape[2], device=self.valid_frames.device)
+        return frames < self.valid_frames.unsqueeze(1)
 
     def take(self, indices: Sequence[int]) -> "LatentSegments":
         """The segments at `indices`, in that order."""

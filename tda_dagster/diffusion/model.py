@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -138,20 +138,34 @@ class MusicModel(ABC):
 def open_model(uri: str | Path, device: str = "cpu") -> MusicModel:
     """Open a diffusers pipeline directory (local, any fsspec URL, or a hub id).
 
-    Raises ModelError when it is not a pipeline or of a class without an adapter.
+    Raises ModelError when it is not a pipeline, of a class without an adapter, or incomplete.
     """
+    with local_pipeline(uri) as folder:
+        adapter = _adapter(uri, folder)
+        try:
+            with quiet_loading():
+                pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{uri}: the pipeline cannot be loaded, save it again: {error}"
+            ) from error
+    return adapter(pipeline.to(device))
+
+
+def _adapter(uri: str | Path, folder: Path) -> Callable[[DiffusionPipeline], MusicModel]:
+    """What turns the pipeline in a local folder into a `MusicModel`."""
     from tda_dagster.diffusion.stable_audio import StableAudioModel
 
     adapters = {"StableAudioPipeline": StableAudioModel}
-    with local_pipeline(uri) as folder:
+    try:
         name = DiffusionPipeline.load_config(folder).get("_class_name")
-        if name not in adapters:
-            raise ModelError(
-                f"{uri}: a {name} cannot be attributed yet; supported: {', '.join(adapters)}"
-            )
-        with quiet_loading():
-            pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    return adapters[name](pipeline.to(device))
+    except OSError as error:
+        raise ModelError(f"{uri}: model_index.json cannot be read: {error}") from error
+    if name not in adapters:
+        raise ModelError(
+            f"{uri}: a {name} cannot be attributed yet; supported: {', '.join(adapters)}"
+        )
+    return adapters[name]
 
 
 def copy_pipeline(uri: str | Path, folder: Path) -> None:
@@ -164,6 +178,7 @@ def autoencoder_of(uri: str | Path, folder: Path) -> int:
     """Copy a pipeline's autoencoder directory into `folder`; returns the latent frames of one of
     its segments."""
     with local_pipeline(uri) as source:
+        _adapter(uri, source)  # the transformer is read below as this class lays it out
         if not (source / "vae" / "config.json").is_file():
             raise ModelError(f"{uri}: the pipeline has no autoencoder (vae/config.json)")
         shutil.copytree(source / "vae", folder, dirs_exist_ok=True)
@@ -177,8 +192,11 @@ def local_pipeline(uri: str | Path) -> Iterator[Path]:
     location = str(uri)
     with tempfile.TemporaryDirectory() as scratch:
         if "://" in location:
-            filesystem, path = fsspec.url_to_fs(location)
-            filesystem.get(path.rstrip("/") + "/", scratch, recursive=True)
+            try:
+                filesystem, path = fsspec.url_to_fs(location)
+                filesystem.get(path.rstrip("/") + "/", scratch, recursive=True)
+            except (OSError, ValueError, ImportError) as error:
+                raise ModelError(f"{uri}: the pipeline cannot be fetched: {error}") from error
             location = scratch
         elif not Path(location).exists():
             try:

@@ -19,7 +19,8 @@ from diffusers import (
     StableAudioPipeline,
 )
 from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
@@ -98,7 +99,7 @@ def build_pipeline(
             )
         )
         projection = StableAudioProjectionModel(text_width, text_width, *TIME_RANGE_S)
-        channels = int(autoencoder.config.decoder_input_channels)
+        channels = _latent_channels(autoencoder)
         transformer = StableAudioDiTModel(
             sample_size=frames,
             in_channels=channels,
@@ -127,6 +128,13 @@ def build_pipeline(
             sigma_min=0.1, sigma_max=100.0, solver_order=2, sigma_schedule="exponential"
         ),
     )
+
+
+def _latent_channels(autoencoder: AutoencoderOobleck) -> int:
+    # Measured, because each class of autoencoder calls this setting by another name.
+    frame = torch.zeros(1, autoencoder.config.audio_channels, autoencoder.hop_length)
+    with torch.no_grad():
+        return int(autoencoder.encode(frame).latent_dist.mode().shape[1])
 
 
 class Trainer:
@@ -200,18 +208,18 @@ class Trainer:
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}/{name}"] = state[moment]
         curve = [[p.step, p.train_loss, p.heldout_loss] for p in self.curve]
-        header = {"step": str(self.step), "curve": json.dumps(curve)}
+        # One entry only: safetensors writes several in a different order each time.
+        header = {"training": json.dumps({"step": self.step, "curve": curve})}
         save_file({n: t.contiguous().clone() for n, t in tensors.items()}, path, metadata=header)
 
     def load(self, path: Path) -> None:
         """Go on from a state written by `save`."""
-        from safetensors import safe_open
-
         with safe_open(path, framework="pt") as file:
-            header = file.metadata()
-        tensors = load_file(path)
-        self.step = int(header["step"])
-        self.curve = [Progress(*point) for point in json.loads(header["curve"])]
+            header = json.loads(file.metadata()["training"])
+            # Cloned: what comes from the file is mapped to it, and it may be written again.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        self.step = header["step"]
+        self.curve = [Progress(*point) for point in header["curve"]]
         with torch.no_grad():
             for name, parameter in self._named.items():
                 parameter.copy_(tensors[f"weights/{name}"])
@@ -240,7 +248,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = settings.learning_rate * self._rate(self.step)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(list(self._named.values()), 1.0)
         self._optimizer.step()
         decay = min(settings.ema_decay, (1 + self.step) / (10 + self.step))

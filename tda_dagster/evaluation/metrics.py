@@ -55,9 +55,9 @@ def loss_rise(base: pl.DataFrame, unlearned: pl.DataFrame, segments: pl.Series) 
 def top_share(scores: pl.Series, fraction: float) -> float:
     """The part of all positive scores that the largest `fraction` of the segments hold."""
     positive = scores.clip(lower_bound=0).sort(descending=True)
-    total = positive.sum()
+    total = float(positive.sum())
     count = max(1, round(fraction * len(positive)))
-    return float(positive.head(count).sum() / total) if total > 0 else 0.0
+    return float(positive.head(count).sum()) / total if total > 0 else 0.0
 
 
 def self_rank(scores: pl.DataFrame, segment_id: str) -> int | None:

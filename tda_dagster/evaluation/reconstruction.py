@@ -25,12 +25,13 @@ def compare(original: np.ndarray, estimate: np.ndarray, sampling_rate: int) -> R
 
 
 def si_sdr(original: np.ndarray, estimate: np.ndarray) -> float:
-    """10·log₁₀(‖αs‖²/‖αs − ŝ‖²) with α = ⟨ŝ, s⟩/‖s‖²: scale-invariant SDR, dB."""
+    """10·log₁₀(‖αs‖²/‖αs − ŝ‖²) with α = ⟨ŝ, s⟩/‖s‖²: scale-invariant SDR, dB, at least -120
+    (which silence gets)."""
     reference = original.astype(np.float64)
     guess = estimate.astype(np.float64)
     scaled = reference * (guess @ reference) / (reference @ reference + 1e-12)
     distortion = scaled - guess
-    return float(10 * np.log10((scaled @ scaled + 1e-12) / (distortion @ distortion + 1e-12)))
+    return float(10 * np.log10(max(scaled @ scaled / (distortion @ distortion + 1e-12), 1e-12)))
 
 
 def log_mel(audio: np.ndarray, sampling_rate: int, bands: int = 80) -> np.ndarray:

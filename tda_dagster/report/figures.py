@@ -1,29 +1,86 @@
 """Pictures of music and of measurements, as PNG bytes: one look for the report and the UI."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  (after the backend is chosen)
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import colormaps
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
 
-INK, ACCENT, SECOND = "#22303c", "#2a6f97", "#d1495b"
+
+@dataclass(frozen=True)
+class Look:
+    """Colours of a picture, as matplotlib names them, its width in inches and dots per inch.
+
+    A `paper` of "none" is transparent: the page behind shows through. Letters keep their size, so
+    a narrower picture has the larger ones once it is fitted to a column.
+    """
+
+    paper: str
+    ink: str
+    accent: str
+    second: str
+    muted: str
+    width: float
+    dots_per_inch: int
+
+
+SCREEN = Look("white", "#22303c", "#2a6f97", "#d1495b", "#b8bec4", 4.6, 100)
+LIGHT_PAGE = Look("none", "#4d5a66", "#2a6f97", "#d1495b", "#b8bec4", 3.6, 200)
+DARK_PAGE = Look("none", "#a7b3bd", "#6aaed6", "#ee8a97", "#59646e", 3.6, 200)
+
+LOWEST_HZ, HIGHEST_HZ, RANGE_DB = 60.0, 8000.0, 60.0
+"""What `pitch_spectrogram` shows: frequencies, and decibels below the loudest point."""
+
+
+@contextmanager
+def _drawing(width: float, height: float, look: Look) -> Iterator[tuple[Figure, Axes]]:
+    settings = {
+        "figure.facecolor": look.paper,
+        "axes.facecolor": look.paper,
+        "savefig.facecolor": look.paper,
+        "text.color": look.ink,
+        "axes.edgecolor": look.ink,
+        "axes.labelcolor": look.ink,
+        "xtick.color": look.ink,
+        "ytick.color": look.ink,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with plt.rc_context(settings):
+        figure, axes = plt.subplots(
+            figsize=(width, height), dpi=look.dots_per_inch, layout="constrained"
+        )
+        axes.tick_params(labelsize=7)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Without the software's version the same numbers give the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 
 def spectrogram(
-    audio: np.ndarray, sampling_rate: int, *, title: str = "", width: float = 4.2
+    audio: np.ndarray,
+    sampling_rate: int,
+    *,
+    title: str = "",
+    width: float = 4.2,
+    look: Look = SCREEN,
 ) -> bytes:
     """Log-magnitude spectrogram of mono audio [samples]: seconds by kHz, 70 dB below its peak."""
     size, hop = 1024, 256
@@ -31,65 +88,106 @@ def spectrogram(
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
     magnitude = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)).T
     level = 20 * np.log10(magnitude / max(float(magnitude.max()), 1e-9) + 1e-9)
-    figure, axes = plt.subplots(figsize=(width, 1.7), dpi=100, layout="constrained")
-    axes.imshow(
-        level,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=-70,
-        vmax=0,
-        extent=(0, len(audio) / sampling_rate, 0, sampling_rate / 2000),
-        interpolation="nearest",
-    )
-    axes.set_xlabel("s", fontsize=7)
-    axes.set_ylabel("kHz", fontsize=7)
-    axes.tick_params(labelsize=7)
-    if title:
-        axes.set_title(title, fontsize=8)
-    return _png(figure)
+    with _drawing(width, 1.7, look) as (figure, axes):
+        axes.imshow(
+            level,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=-70,
+            vmax=0,
+            extent=(0, len(audio) / sampling_rate, 0, sampling_rate / 2000),
+            interpolation="nearest",
+        )
+        axes.set_xlabel("s", fontsize=7)
+        axes.set_ylabel("kHz", fontsize=7)
+        if title:
+            axes.set_title(_literal(title), fontsize=8)
+        return _png(figure)
 
 
-def histogram(values: np.ndarray, label: str) -> bytes:
-    """How values are distributed."""
-    figure, axes = plt.subplots(figsize=(4.6, 2.0), dpi=100, layout="constrained")
-    axes.hist(values, bins=60, color=ACCENT)
-    axes.set_yscale("log")
-    axes.set_xlabel(label, fontsize=8)
-    axes.set_ylabel("segments", fontsize=8)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+def pitch_spectrogram(audio: np.ndarray, sampling_rate: int) -> bytes:
+    """Mono audio [samples] as a bare picture for reading melodies: no axes, seconds by pitch.
+
+    Rows are spaced like notes, equally in log frequency from `LOWEST_HZ` to `HIGHEST_HZ` whatever
+    the sampling rate, so that pictures can be compared; brightness spans `RANGE_DB` below the
+    loudest point. 480 by 128 pixels in 64 colours: a third of the bytes of a full-colour picture.
+    """
+    columns, rows, shades = 480, 128, 64
+    size = 2 ** round(np.log2(0.09 * sampling_rate))  # long enough to part low semitones
+    padded = np.pad(audio, (0, max(0, size - len(audio))))
+    starts = np.linspace(0, len(padded) - size, columns).round().astype(int)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[starts]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
+    banded = _note_bands(rows, size, sampling_rate) @ power.T
+    level = 10 * np.log10(banded / max(float(banded.max()), 1e-12) + 1e-12)
+    shade = np.clip((level / RANGE_DB + 1) * (shades - 1), 0, shades - 1).round()
+    picture = Image.fromarray(shade[::-1].astype(np.uint8), "P")
+    colours = colormaps["magma"](np.linspace(0, 1, shades))[:, :3]
+    picture.putpalette((255 * colours).round().astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _note_bands(rows: int, size: int, sampling_rate: int) -> np.ndarray:
+    """Triangular weights [rows, size // 2 + 1], at least one FFT bin wide."""
+    bins = np.fft.rfftfreq(size, 1 / sampling_rate)
+    edges = np.geomspace(LOWEST_HZ, HIGHEST_HZ, rows + 1)
+    centres = np.sqrt(edges[1:] * edges[:-1])
+    reach = np.maximum(np.diff(edges), bins[1])
+    weights = np.clip(1 - np.abs(bins - centres[:, None]) / reach[:, None], 0, None)
+    banded: np.ndarray = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
+    return banded
+
+
+def histogram(
+    values: np.ndarray, label: str, *, marks: Sequence[float] = (), look: Look = SCREEN
+) -> bytes:
+    """How values are distributed; `marks` are values to point out with a vertical line."""
+    with _drawing(look.width, 2.0, look) as (figure, axes):
+        axes.hist(values, bins=60, color=look.accent)
+        for mark in marks:
+            axes.axvline(mark, color=look.second, linewidth=0.9)
+        axes.set_yscale("log")
+        axes.set_xlabel(label, fontsize=8)
+        axes.set_ylabel("segments", fontsize=8)
+        return _png(figure)
 
 
 def loss_curve(
-    steps: Sequence[int], train: Sequence[float], heldout: Sequence[float | None]
+    steps: Sequence[int],
+    train: Sequence[float],
+    heldout: Sequence[float | None],
+    *,
+    look: Look = SCREEN,
 ) -> bytes:
     """Training and held-out loss by step."""
-    figure, axes = plt.subplots(figsize=(4.6, 2.2), dpi=100, layout="constrained")
-    axes.plot(steps, train, color=ACCENT, label="train")
-    if any(value is not None for value in heldout):
-        values = [np.nan if value is None else value for value in heldout]
-        axes.plot(steps, values, color=SECOND, label="held out (averaged weights)")
-    axes.set_xlabel("step", fontsize=8)
-    axes.set_ylabel("v-objective loss", fontsize=8)
-    axes.legend(fontsize=7, frameon=False)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    with _drawing(look.width, 2.2, look) as (figure, axes):
+        axes.plot(steps, train, color=look.accent, label="train")
+        known = [(s, v) for s, v in zip(steps, heldout, strict=True) if v is not None]
+        if known:
+            # A held-out loss is measured now and then: dots, joined across the steps between.
+            label = "held out (averaged weights)"
+            axes.plot(*zip(*known, strict=True), color=look.second, marker=".", label=label)
+        axes.set_xlabel("step", fontsize=8)
+        axes.set_ylabel("v-objective loss", fontsize=8)
+        axes.legend(fontsize=7, frameon=False)
+        return _png(figure)
 
 
-def shares(names: Sequence[str], values: Sequence[float]) -> bytes:
+def shares(names: Sequence[str], values: Sequence[float], *, look: Look = SCREEN) -> bytes:
     """Shares as horizontal bars, largest on top, the unattributed one in grey."""
-    height = 0.28 * len(names) + 0.5
-    figure, axes = plt.subplots(figsize=(4.6, height), dpi=100, layout="constrained")
-    colours = ["#b8bec4" if name == "unattributed" else ACCENT for name in names]
-    places = range(len(names))
-    axes.barh(places, [100 * v for v in values], color=colours)
-    # Dollar signs would be read as mathematics.
-    axes.set_yticks(places, [name.replace("$", r"\$") for name in names], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("share of the attribution, %", fontsize=7)
-    axes.tick_params(axis="x", labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    with _drawing(look.width, 0.28 * len(names) + 0.5, look) as (figure, axes):
+        colours = [look.muted if name == "unattributed" else look.accent for name in names]
+        places = range(len(names))
+        axes.barh(places, [100 * v for v in values], color=colours)
+        axes.set_yticks(places, [_literal(name) for name in names], fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlabel("share of the attribution, %", fontsize=7)
+        return _png(figure)
+
+
+def _literal(text: str) -> str:
+    """Dollar signs would be read as mathematics."""
+    return text.replace("$", r"\$")

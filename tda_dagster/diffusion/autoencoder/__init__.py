@@ -53,7 +53,7 @@ def open_autoencoder(folder: Path) -> Any:
     """The autoencoder of a diffusers directory, in float32 and frozen."""
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     kind = SpectralAutoencoder if name == "SpectralAutoencoder" else getattr(diffusers, name)
-    return kind.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+    return kind.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
 
 
 def shipped_weights(folder: Path) -> None:

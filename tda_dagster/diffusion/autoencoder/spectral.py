@@ -47,7 +47,7 @@ class SpectralAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
     deterministic: Griffin-Lim starts from fixed phases.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         sampling_rate: int = 16_000,
@@ -149,7 +149,8 @@ class SpectralAutoencoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         start = torch.rand(
             magnitudes.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.float32
         ).to(magnitudes.device)
-        phases = torch.polar(torch.ones_like(magnitudes), (2 * math.pi * start).expand_as(magnitudes))
+        angles = (2 * math.pi * start).expand_as(magnitudes)
+        phases = torch.polar(torch.ones_like(magnitudes), angles)
         previous = torch.zeros_like(phases)
         for _ in range(self.config.phase_iterations):
             consistent = self._stft(self._istft(magnitudes * phases))

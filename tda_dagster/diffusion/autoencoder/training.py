@@ -48,7 +48,7 @@ def train_autoencoder(
     Noise of `latent_noise` standard deviations on the latents makes the decoder smooth.
     """
     torch.manual_seed(settings.seed)
-    model = SpectralAutoencoder()
+    model: SpectralAutoencoder = SpectralAutoencoder()
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.no_grad():
         spectra = [model.log_magnitudes(torch.from_numpy(t)[None, None])[0] for t in tracks]
@@ -83,7 +83,8 @@ def train_autoencoder(
         latents = torch.cat([model.bottleneck(s[None])[0] for s in spectra], dim=1)
         model.latent_mean.copy_(latents.mean(dim=1, keepdim=True))
         model.latent_std.copy_(latents.std(dim=1, keepdim=True))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _cosine(done: float) -> float:

@@ -1,0 +1,232 @@
+"""Report: the answer as pages that people can read and listen to."""
+
+import io
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import soundfile
+
+from assets.dataset import manifest_uri, read_index, segment_spec
+from assets.warehouse import CONTENT
+from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments
+from tda_dagster.materialization import Job, study_asset
+from tda_dagster.report.contents import (
+    CohortReport,
+    Influence,
+    MethodReport,
+    Provenance,
+    QueryReport,
+    Share,
+    Sound,
+)
+from tda_dagster.report.page import render_page
+from tda_dagster.store import Artifact
+from warehouse.build import build, query
+
+
+def _describe(artifact: Artifact) -> dict[str, Any]:
+    return {"pages": ", ".join(artifact.entries)}
+
+
+def _lay_out(job: Job, artifact: Artifact) -> None:
+    artifact.export(job.workspace.reports)
+
+
+@study_asset(
+    "report/pages",
+    version="1",
+    inputs=[
+        "warehouse/duckdb",
+        "dataset/manifest",
+        "dataset/index",
+        "base/autoencoder",
+        "base/checkpoint",
+        "evaluation/reconstruction",
+    ],
+    gathers=["cohort/queries"],
+    settings=[
+        "dataset.manifest",
+        "dataset.min_seconds",
+        "dataset.silence_dbfs",
+        "report",
+    ],
+    finish=_lay_out,
+    describe=_describe,
+    kinds={"html"},
+)
+def pages(job: Job, out: Path) -> None:
+    """One self-contained page per cohort: each query beside the tracks that shaped it."""
+    tables = {
+        name: pl.read_parquet(job.inputs["warehouse/duckdb"].path(f"{name}.parquet"))
+        for name in CONTENT
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder) / "report.duckdb"
+        build(database, tables)
+        cohorts = query(database, "SELECT DISTINCT cohort FROM v_query_summary ORDER BY 1")
+        for number, cohort in enumerate(cohorts["cohort"]):
+            page = render_page(_Reader(job, database).cohort(cohort))
+            (out / f"{cohort}.html").write_text(page, encoding="utf-8")
+            job.progress(number + 1, cohorts.height)
+
+
+class _Reader:
+    """Fills in a report's contents from the warehouse, the recordings and the queries."""
+
+    def __init__(self, job: Job, database: Path) -> None:
+        self._job, self._database = job, database
+        self._index: DatasetIndex = read_index(job.inputs["dataset/index"], manifest_uri(job))
+        self._spec: SegmentSpec = segment_spec(job)
+
+    def cohort(self, name: str) -> CohortReport:
+        methods = self._rows(
+            "SELECT DISTINCT m.* FROM dim_method m JOIN v_query_summary s USING (method_id) "
+            "WHERE s.cohort = ? ORDER BY method_id",
+            name,
+        )
+        reconstruction = self._job.inputs["evaluation/reconstruction"]
+        return CohortReport(
+            cohort=name,
+            methods=tuple(self._method(name, method) for method in methods),
+            reconstruction=tuple(
+                (row["metric"], row["value"], row["unit"])
+                for row in self._rows(
+                    "SELECT metric, avg(value) AS value, any_value(unit) AS unit "
+                    "FROM fct_evaluation WHERE evaluation = 'reconstruction' GROUP BY 1 ORDER BY 1"
+                )
+            ),
+            reconstruction_pictures=tuple(
+                (picture, reconstruction.read_bytes(f"{picture}.png"))
+                for picture in ("original", "reconstruction")
+                if reconstruction.has(f"{picture}.png")
+            ),
+            loss_curve=self._loss_curve(),
+            dataset=self._facts(),
+            provenance=self._provenance(name),
+        )
+
+    def _method(self, cohort: str, method: dict[str, Any]) -> MethodReport:
+        queries = self._rows(
+            "SELECT * FROM dim_query WHERE cohort = ? ORDER BY query_index", cohort
+        )
+        return MethodReport(
+            method_id=method["method_id"],
+            label=method["label"],
+            config=json.loads(method["config"]),
+            queries=tuple(self._query(query, method["method_id"]) for query in queries),
+        )
+
+    def _query(self, query: dict[str, Any], method_id: str) -> QueryReport:
+        key = (query["query_id"], method_id)
+        influences = self._rows(
+            "SELECT v.*, s.score, s.score_se, t.caption, t.licence, t.audio_sha256, g.start_s "
+            "FROM v_track_share v JOIN fct_score s ON s.query_id = v.query_id "
+            "AND s.method_id = v.method_id AND s.segment_id = v.best_segment_id "
+            "JOIN dim_track t USING (track_id) "
+            "JOIN dim_segment g ON g.segment_id = v.best_segment_id "
+            "WHERE v.query_id = ? AND v.method_id = ? ORDER BY track_rank LIMIT "
+            f"{int(self._job.settings.report.top_tracks)}",
+            *key,
+        )
+        sounds = self._segments([row["best_segment_id"] for row in influences])
+        shares = self._rows(
+            "SELECT rightsholder, share FROM v_rightsholder_share "
+            "WHERE query_id = ? AND method_id = ? ORDER BY is_unattributed, share DESC, 1",
+            *key,
+        )
+        scores = self._rows(
+            "SELECT score FROM fct_score WHERE query_id = ? AND method_id = ? ORDER BY rank", *key
+        )
+        found = self._rows(
+            "SELECT metric, value FROM fct_evaluation WHERE subject = ? AND method_id = ?", *key
+        )
+        return QueryReport(
+            query_id=query["query_id"],
+            kind=query["kind"],
+            prompt=query["prompt"],
+            seed=query["seed"],
+            seconds=query["seconds"],
+            sound=self._query_sound(query),
+            influences=tuple(
+                self._influence(row, sounds[row["best_segment_id"]]) for row in influences
+            ),
+            rightsholders=tuple(Share(row["rightsholder"], row["share"]) for row in shares),
+            scores=np.array([row["score"] for row in scores]),
+            figures={row["metric"]: row["value"] for row in found},
+        )
+
+    def _influence(self, row: dict[str, Any], sound: Sound) -> Influence:
+        return Influence(
+            rank=row["track_rank"],
+            segment_id=row["best_segment_id"],
+            sound=sound,
+            **{
+                name: row[name]
+                for name in (
+                    "track_id",
+                    "title",
+                    "artist",
+                    "rightsholder",
+                    "composer",
+                    "collection",
+                    "caption",
+                    "licence",
+                    "start_s",
+                    "score",
+                    "score_se",
+                    "share",
+                    "audio_sha256",
+                )
+            },
+        )
+
+    def _segments(self, segment_ids: list[str]) -> dict[str, Sound]:
+        """The valid part of each segment, mixed to mono."""
+        sounds = {}
+        for segment, samples in iter_segments(self._index, self._spec, segment_ids):
+            mono = samples[:, : segment["valid_samples"]].mean(axis=0)
+            sounds[segment["segment_id"]] = Sound(mono, self._spec.sample_rate_hz)
+        return sounds
+
+    def _query_sound(self, query: dict[str, Any]) -> Sound:
+        artifact = self._job.inputs[f"cohort/queries[{query['cohort']}]"]
+        flac = artifact.read_bytes(f"audio/{query['query_id']}.flac")
+        samples, rate = soundfile.read(io.BytesIO(flac), dtype="float32", always_2d=True)
+        return Sound(samples.mean(axis=1), rate)
+
+    def _loss_curve(self) -> list[tuple[int, float, float | None]]:
+        checkpoint = self._job.inputs["base/checkpoint"]
+        if not checkpoint.has("curve.json"):
+            return []
+        return [tuple(point) for point in json.loads(checkpoint.read_bytes("curve.json"))]
+
+    def _facts(self) -> dict[str, str | float]:
+        (row,) = self._rows(
+            "SELECT count(*) AS tracks, count(*) FILTER (split = 'heldout') AS heldout, "
+            "sum(duration_s) / 60 AS minutes, count(DISTINCT collection) AS collections, "
+            "count(DISTINCT rightsholder) AS rightsholders FROM dim_track"
+        )
+        return {
+            "tracks": row["tracks"],
+            "held-out tracks": row["heldout"],
+            "segments": self._index.segments.height,
+            "minutes of music": round(row["minutes"], 1),
+            "collections": row["collections"],
+            "rightsholders": row["rightsholders"],
+        }
+
+    def _provenance(self, cohort: str) -> Provenance:
+        rows = []
+        for ref in self._job.store.heads():
+            recipe = ref.recipe
+            ours = recipe.partition.partition("|")[0] in ("", cohort)
+            if ours and not recipe.asset.startswith(("report/", "method/")):
+                rows.append((recipe.asset, recipe.partition, ref.digest, recipe.code_version))
+        return Provenance(tuple(rows))
+
+    def _rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+        return query(self._database, sql, list(parameters)).to_dicts()

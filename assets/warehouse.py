@@ -1,0 +1,262 @@
+"""Warehouse: everything as tables anyone can query."""
+
+import hashlib
+import json
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+import polars as pl
+
+from assets.base import read_losses
+from assets.preview import table
+from assets.unlearned import query_losses
+from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
+from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
+from tda_dagster.partitions import Partition, stored_spec
+from tda_dagster.settings import SettingsError
+from tda_dagster.store import Artifact, Ref, canonical_json
+from tda_dagster.workspace import Workspace
+from warehouse.build import build, content_digest
+from warehouse.tables import BY_NAME, empty
+
+CONTENT = (
+    "dim_track",
+    "dim_segment",
+    "dim_query",
+    "dim_method",
+    "fct_loss",
+    "fct_score",
+    "fct_evaluation",
+    "share_rule",
+)
+
+
+def _describe(artifact: Artifact) -> dict[str, Any]:
+    described = json.loads(artifact.read_bytes("content.json"))
+    rows = pl.DataFrame({"table": list(described["rows"]), "rows": list(described["rows"].values())})
+    return {"content digest": described["content_digest"], "tables": table(rows)}
+
+
+def _lay_out(job: Job, artifact: Artifact) -> None:
+    """Build the database file: the artifact's tables, and what the store knows of all runs."""
+    tables = {name: pl.read_parquet(artifact.path(f"{name}.parquet")) for name in CONTENT}
+    build(job.workspace.database, tables | _lineage(job.workspace))
+
+
+@study_asset(
+    "warehouse/duckdb",
+    version="1",
+    inputs=["dataset/index", "base/checkpoint", "base/losses", "evaluation/reconstruction"],
+    gathers=["cohort/queries", "unlearned/losses", "attribution/scores", "evaluation/attribution"],
+    settings=["shares"],
+    finish=_lay_out,
+    describe=_describe,
+    kinds={"duckdb", "parquet"},
+)
+def duckdb(job: Job, out: Path) -> None:
+    """The attribution warehouse: every cohort that was scored against the present dataset, as
+    Parquet tables in the store and as `warehouse/attribution.duckdb`."""
+    index = job.inputs["dataset/index"]
+    segments = pl.read_parquet(index.path("segments.parquet"))
+    partitions = _current_partitions(job)
+    tables = {
+        "dim_track": pl.read_parquet(index.path("tracks.parquet")),
+        "dim_segment": segments,
+        "dim_query": _gather(job, "cohort/queries", {p.partition("|")[0] for p in partitions}),
+        "dim_method": _methods(job, {p.partition("|")[2] for p in partitions}),
+        "fct_loss": _losses(job, partitions),
+        "fct_score": _gather(job, "attribution/scores", partitions),
+        "fct_evaluation": _evaluations(job, partitions),
+        "share_rule": _share_rule(job.settings.shares.threshold_z),
+    }
+    rows = {}
+    for name, frame in tables.items():
+        frame = frame if frame.width else empty(name)
+        frame.sort([c for c in BY_NAME[name].key if c in frame.columns] or frame.columns[0]
+        ).write_parquet(out / f"{name}.parquet")
+        rows[name] = frame.height
+        tables[name] = frame
+    content = {"content_digest": content_digest(tables), "rows": rows}
+    (out / "content.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _current_partitions(job: Job) -> set[str]:
+    """The cohort|method partitions whose scores belong to the present dataset and model.
+
+    The others stay in the store, but their segments are not the warehouse's.
+    """
+    current = set()
+    for name in job.inputs:
+        asset, _, partition = name.rstrip("]").partition("[")
+        if asset != "attribution/scores":
+            continue
+        ref = job.store.head(asset, partition)
+        assert ref is not None
+        inputs = ref.recipe.inputs
+        fits = all(inputs[n] == job.inputs[n].digest for n in ("dataset/index", "base/losses"))
+        queries = job.store.head("cohort/queries", partition.partition("|")[0])
+        scored = set(
+            pl.read_parquet(job.inputs[name].path("scores.parquet"))["query_id"].unique()
+        )
+        if fits and queries is not None:
+            known = pl.read_parquet(
+                job.store.artifact(queries.digest).path("queries.parquet")
+            )["query_id"]
+            if scored == set(known):
+                current.add(partition)
+    return current
+
+
+_FILES = {
+    "cohort/queries": "queries.parquet",
+    "attribution/scores": "scores.parquet",
+    "evaluation/attribution": "metrics.parquet",
+}
+
+
+def _gather(job: Job, asset: str, partitions: set[str]) -> pl.DataFrame:
+    """The table of an asset over partitions."""
+    frames = [
+        pl.read_parquet(job.inputs[f"{asset}[{p}]"].path(_FILES[asset]))
+        for p in sorted(partitions)
+        if f"{asset}[{p}]" in job.inputs
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def _methods(job: Job, method_ids: set[str]) -> pl.DataFrame:
+    specs = [stored_spec(job.store, method_id) for method_id in sorted(method_ids)]
+    return pl.DataFrame(
+        [
+            {
+                "method_id": spec.method_id,
+                "method": spec.method,
+                "label": spec.label,
+                "family": "unlearning",
+                "config": canonical_json(spec.model_dump(mode="json")).decode(),
+            }
+            for spec in specs
+        ]
+    )
+
+
+def _losses(job: Job, partitions: set[str]) -> pl.DataFrame:
+    columns = ["query_id", "method_id", "segment_id", "draw", "timestep", "loss"]
+    base = read_losses(job.inputs["base/losses"]).with_columns(
+        query_id=pl.lit(None, pl.String), method_id=pl.lit(None, pl.String)
+    )
+    frames = [base.select(columns)]
+    for partition in sorted(partitions):
+        for query_id, losses in query_losses(job.inputs[f"unlearned/losses[{partition}]"]).items():
+            frames.append(
+                losses.with_columns(
+                    query_id=pl.lit(query_id), method_id=pl.lit(partition.partition("|")[2])
+                ).select(columns)
+            )
+    return pl.concat(frames)
+
+
+def _evaluations(job: Job, partitions: set[str]) -> pl.DataFrame:
+    frames = [
+        _gather(job, "evaluation/attribution", partitions),
+        pl.read_parquet(job.inputs["evaluation/reconstruction"].path("metrics.parquet")),
+        _training_curve(job.inputs["base/checkpoint"]),
+    ]
+    return pl.concat([f for f in frames if f.width])
+
+
+def _training_curve(checkpoint: Artifact) -> pl.DataFrame:
+    """The loss curve of the reference model; no rows for a model trained elsewhere."""
+    curve = json.loads(checkpoint.read_bytes("curve.json")) if checkpoint.has("curve.json") else []
+    rows = []
+    for step, train, heldout in curve:
+        rows.append(row("training", "base", "train_loss", train, detail=f"step {step:06d}"))
+        if heldout is not None:
+            rows.append(row("training", "base", "heldout_loss", heldout, detail=f"step {step:06d}"))
+    return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
+
+
+def _share_rule(threshold: float) -> pl.DataFrame:
+    normal = NormalDist()
+    excess = normal.pdf(threshold) - threshold * (1 - normal.cdf(threshold))
+    return pl.DataFrame({"threshold_z": [threshold], "null_excess": [excess]})
+
+
+def _lineage(workspace: Workspace) -> dict[str, pl.DataFrame]:
+    """Artifacts, their inputs, and what the present settings ask for."""
+    refs = [r for r in workspace.store.refs() if not r.recipe.asset.endswith("/shard")]
+    live = {ref.recipe.key for ref in workspace.store.heads()}
+    made_by: dict[str, Ref] = {}
+    for ref in sorted(refs, key=lambda r: (r.recipe.key not in live, r.created_at)):
+        made_by.setdefault(ref.digest, ref)
+    artifacts, edges = [], []
+    for ref in refs:
+        config = canonical_json(ref.recipe.config)
+        artifacts.append(
+            {
+                "recipe_key": ref.recipe.key,
+                "artifact_digest": ref.digest,
+                "asset": ref.recipe.asset,
+                "partition": ref.recipe.partition,
+                "code_version": ref.recipe.code_version,
+                "config": config.decode(),
+                "config_digest": hashlib.sha256(config).hexdigest(),
+                "size_bytes": ref.size_bytes,
+                "seconds": ref.seconds,
+                "device": ref.device,
+                "run_id": ref.run_id,
+                "created_at": ref.created_at,
+                "is_live": ref.recipe.key in live,
+            }
+        )
+        for name, digest in sorted(ref.recipe.inputs.items()):
+            source = made_by.get(digest)
+            edges.append(
+                {
+                    "recipe_key": ref.recipe.key,
+                    "input_name": name,
+                    "input_digest": digest,
+                    "input_recipe_key": source.recipe.key if source else None,
+                }
+            )
+    return {
+        "dim_artifact": pl.DataFrame(artifacts, schema=BY_NAME["dim_artifact"].schema),
+        "lineage_edge": pl.DataFrame(edges, schema=BY_NAME["lineage_edge"].schema),
+        "dim_asset_state": _asset_states(workspace),
+    }
+
+
+def _asset_states(workspace: Workspace) -> pl.DataFrame:
+    """Code version and settings digest that each live artifact would be made with now."""
+    rows = []
+    for ref in workspace.store.heads():
+        declared = STUDY_ASSETS.get(ref.recipe.asset)
+        if declared is None:
+            continue
+        cohort, _, method_id = ref.recipe.partition.partition("|")
+        try:
+            config = declared.config(
+                workspace.settings, _partition(workspace, cohort, method_id), workspace
+            )
+        except SettingsError:  # a cohort whose file is gone: nothing asks for it any more
+            continue
+        rows.append(
+            {
+                "asset": ref.recipe.asset,
+                "partition": ref.recipe.partition,
+                "code_version": declared.version,
+                "config_digest": hashlib.sha256(canonical_json(config)).hexdigest(),
+            }
+        )
+    return pl.DataFrame(rows, schema=BY_NAME["dim_asset_state"].schema)
+
+
+def _partition(workspace: Workspace, cohort: str, method_id: str) -> Partition | None:
+    if not cohort:
+        return None
+    if method_id:
+        return Partition(cohort, stored_spec(workspace.store, method_id))
+    return Partition(cohort, workspace.settings.method_specs()[0])
+
+

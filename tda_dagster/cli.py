@@ -1,0 +1,192 @@
+"""`tda`, the command line. Heavy imports wait until a command needs them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from tda_dagster.errors import TdaError
+
+if TYPE_CHECKING:
+    from tda_dagster.workspace import Workspace
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which training tracks, and whose, shaped this generated piece of music.",
+)
+query_app = typer.Typer(no_args_is_help=True, help="The pieces to attribute.")
+app.add_typer(query_app, name="query")
+console = Console(soft_wrap=True)
+
+CohortOption = Annotated[str, typer.Option("--cohort", "-c", help="Name of the cohort.")]
+
+
+@app.command()
+def run(
+    cohort: Annotated[str, typer.Argument(help="The cohort to attribute.")] = "reference",
+) -> None:
+    """The main job: everything the cohort's attribution needs, then the answer."""
+    from tda_dagster.execution import materialize
+    from tda_dagster.summary import print_summary
+
+    workspace = _workspace()
+    materialize(workspace, cohort, groups=None, console=console)
+    print_summary(workspace, cohort, console)
+
+
+@app.command("materialize")
+def materialize_command(
+    groups: Annotated[
+        list[str] | None, typer.Argument(help="Asset groups, in data-flow order (default: all).")
+    ] = None,
+    cohort: CohortOption = "reference",
+) -> None:
+    """Materialise asset groups and list their digests in data/digests/<group>.json."""
+    from tda_dagster.execution import materialize, write_digests
+
+    workspace = _workspace()
+    materialize(workspace, cohort, groups=groups, console=console)
+    write_digests(workspace, cohort, groups)
+
+
+@app.command()
+def partitions() -> None:
+    """Register the cohorts and method specs with Dagster and list the partition keys."""
+    from tda_dagster.execution import instance
+    from tda_dagster.partitions import register
+
+    workspace = _workspace()
+    with instance(workspace) as dagster:
+        for partition in register(dagster, workspace):
+            console.print(str(partition.key), highlight=False)
+
+
+@app.command()
+def summary(
+    cohort: Annotated[str, typer.Argument(help="The cohort.")] = "reference",
+) -> None:
+    """The answer of an attributed cohort, from the warehouse."""
+    from tda_dagster.summary import print_summary
+
+    print_summary(_workspace(), cohort, console)
+
+
+@app.command()
+def sql(
+    query: Annotated[
+        str | None, typer.Argument(help="A query, or the name of an example (see --examples).")
+    ] = None,
+    examples: Annotated[bool, typer.Option("--examples", help="List the example queries.")] = False,
+) -> None:
+    """Query the attribution warehouse with SQL."""
+    import polars as pl
+
+    from warehouse import build
+
+    if examples or query is None:
+        for name in build.list_examples():
+            console.print(name, highlight=False)
+        return
+    text = build.example_sql(query) if query in build.list_examples() else query
+    with pl.Config(
+        tbl_rows=200, tbl_cols=50, fmt_str_lengths=60, tbl_width_chars=200,
+        tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True,
+        tbl_formatting="UTF8_BORDERS_ONLY",
+    ):
+        print(build.query(_workspace().database, text))
+
+
+@query_app.command("add")
+def query_add(
+    prompt: Annotated[list[str] | None, typer.Option(help="Generate from this prompt.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="Attribute this audio file.")] = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(help="Unlearn this training segment (self-influence).")
+    ] = None,
+    caption: Annotated[str, typer.Option(help="Caption of the audio file.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the generation.")] = 0,
+    seconds: Annotated[float | None, typer.Option(help="Length to generate, s.")] = None,
+    cohort: CohortOption = "mine",
+) -> None:
+    """Add queries to a cohort (its file is cohorts/NAME.yaml)."""
+    import soundfile
+
+    from tda_dagster.settings import validated
+    from tda_dagster.workspace import Query
+
+    workspace = _workspace()
+    raw: list[dict[str, object]] = []
+    for text in prompt or []:
+        raw.append({"prompt": text, "seed": seed, "seconds": seconds})
+    for path in audio or []:
+        try:
+            soundfile.info(path)
+        except soundfile.LibsndfileError as error:
+            raise TdaError(f"{path}: not a readable audio file: {error}") from None
+        inside = path.resolve().is_relative_to(workspace.root)
+        name = path.resolve().relative_to(workspace.root) if inside else path.resolve()
+        raw.append({"audio": str(name), "caption": caption})
+    raw += [{"segment": name} for name in segment or []]
+    if not raw:
+        raise TdaError("nothing to add: give --prompt, --audio or --segment")
+    queries = [validated(Query, item, "query") for item in raw]
+    path = workspace.add_queries(cohort, queries)
+    console.print(f"{len(queries)} added to {path.relative_to(workspace.root)}; now: tda run {cohort}")
+
+
+@query_app.command("list")
+def query_list() -> None:
+    """List all cohorts and their queries."""
+    workspace = _workspace()
+    for name in workspace.cohorts():
+        console.print(f"[bold]{name}[/bold]")
+        for number, query in enumerate(workspace.cohort(name).queries):
+            what = query.prompt or query.audio or query.segment
+            console.print(f"  {name}-{number:03d}  {query.kind:<9}  {what}", highlight=False)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000) -> None:
+    """Start the Dagster UI on this workspace (`dagster dev` with its home set)."""
+    from tda_dagster.execution import prepare_home
+
+    workspace = _workspace()
+    os.environ["DAGSTER_HOME"] = str(prepare_home(workspace))
+    dagster = str(Path(sys.executable).with_name("dagster"))
+    module = ["-m", "tda_dagster.definitions"]
+    os.execv(dagster, [dagster, "dev", *module, "-h", "127.0.0.1", "-p", str(port)])
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Lay out a new study: params.yaml, a cohort, dvc.yaml."""
+    from tda_dagster.scaffold import lay_out
+
+    for path in lay_out(folder):
+        console.print(f"wrote {path}")
+
+
+def _workspace() -> "Workspace":
+    from tda_dagster.workspace import Workspace
+
+    workspace = Workspace.find()
+    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
+    return workspace
+
+
+def main() -> None:
+    """Run the command line; mistakes of the user end in one line, not in a traceback."""
+    try:
+        app()
+    except TdaError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

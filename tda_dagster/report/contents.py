@@ -1,0 +1,111 @@
+"""What a report page is made from: plain values that know nothing of the store or of Dagster.
+
+Whoever has the artifacts fills these in; `page.render_page` only lays them out.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+UNATTRIBUTED = "unattributed"
+"""Name of the share that the evidence gives to nobody."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Mono float32 audio [samples], full scale ±1, and its sampling rate in Hz."""
+
+    samples: np.ndarray
+    sampling_rate: int
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A training track among the most influential of one query, by its best segment.
+
+    `rank` counts from 1; `start_s` is where the segment begins in the track (seconds); `score` is
+    larger for more influence and `score_se` its standard error (None when there was one draw);
+    `share` (0 to 1) is the track's part of the query's whole attribution. Unknown texts are "".
+    """
+
+    rank: int
+    track_id: str
+    title: str
+    artist: str
+    rightsholder: str
+    composer: str
+    collection: str
+    caption: str
+    licence: str
+    segment_id: str
+    start_s: float
+    score: float
+    score_se: float | None
+    share: float
+    sound: Sound
+    audio_sha256: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part (0 to 1) of one query's attribution that goes to a rightsholder, or to nobody."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class QueryReport:
+    """What one method answered about one query.
+
+    `kind` is generated, audio or segment; `seconds` the length of the piece; `scores` holds the
+    score of every training segment [segments]; `rightsholders` are all shares of the query, the
+    `UNATTRIBUTED` one among them; `figures` are measurements by name.
+    """
+
+    query_id: str
+    kind: str
+    prompt: str
+    seed: int | None
+    seconds: float
+    sound: Sound
+    influences: tuple[Influence, ...]
+    rightsholders: tuple[Share, ...]
+    scores: np.ndarray
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """One attribution method, its settings and its answers."""
+
+    method_id: str
+    label: str
+    config: Mapping[str, object]
+    queries: tuple[QueryReport, ...]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where it all came from: rows of (asset, partition, digest, code version)."""
+
+    rows: tuple[tuple[str, str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class CohortReport:
+    """Everything one page shows.
+
+    `reconstruction` holds (metric, mean value, unit) of the autoencoder, and its pictures (name,
+    PNG bytes that carry their own title); `loss_curve` holds (step, training loss, held-out loss
+    or None); `dataset` facts such as tracks, segments and hours, shown in the order given.
+    """
+
+    cohort: str
+    methods: tuple[MethodReport, ...]
+    reconstruction: tuple[tuple[str, float, str], ...]
+    reconstruction_pictures: tuple[tuple[str, bytes], ...]
+    loss_curve: Sequence[tuple[int, float, float | None]]
+    dataset: Mapping[str, str | float]
+    provenance: Provenance

@@ -1,0 +1,61 @@
+"""Figures about an attribution against their definitions."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, loss_rise, row, self_rank, top_share
+
+
+def losses(values: dict[str, list[float]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"segment_id": name, "draw": draw, "timestep": 0.1 + draw, "loss": loss}
+            for name, drawn in values.items()
+            for draw, loss in enumerate(drawn)
+        ]
+    )
+
+
+def test_loss_rise_is_the_mean_over_segments_and_draws() -> None:
+    before = losses({"a": [1.0, 2.0], "b": [3.0, 4.0], "c": [5.0, 6.0]})
+    after = losses({"c": [5.0, 8.0], "a": [1.5, 2.0], "b": [0.0, 0.0]})
+    assert loss_rise(before, after, pl.Series(["a", "c"])) == pytest.approx((0.5 + 2) / 4)
+    assert loss_rise(before, after, pl.Series(["b"])) == pytest.approx(-3.5)
+    assert loss_rise(before, before, pl.Series(["a", "b", "c"])) == 0
+    assert loss_rise(after, before, pl.Series(["a", "c"])) == pytest.approx(-(0.5 + 2) / 4)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1, 0.5, 1.0])
+def test_top_share_is_what_the_largest_hold(fraction: float) -> None:
+    scores = np.random.default_rng(0).standard_normal(200)
+    count = max(1, round(200 * fraction))
+    largest = sorted((max(score, 0.0) for score in scores), reverse=True)
+    expected = sum(largest[:count]) / sum(largest)
+    assert top_share(pl.Series(scores), fraction) == pytest.approx(expected)
+
+
+def test_top_share_of_equal_scores_is_the_fraction() -> None:
+    assert top_share(pl.Series([0.25] * 100), 0.07) == pytest.approx(0.07)
+
+
+def test_top_share_without_influence_is_nothing() -> None:
+    assert top_share(pl.Series([-1.0, 0.0, -3.0]), 0.5) == 0
+
+
+def test_self_rank_is_the_rank_of_the_segment_itself() -> None:
+    scores = pl.DataFrame({"segment_id": ["b", "a", "c"], "rank": [1, 2, 3]})
+    assert [self_rank(scores, name) for name in "abc"] == [2, 1, 3]
+    assert self_rank(scores, "not-a-training-segment") is None
+
+
+def test_a_figure_is_a_row_of_the_table() -> None:
+    plain = row("attribution", "query-1", "rank", 3)
+    full = row(
+        "attribution", "query-2", "loss", 0.5,
+        method_id="fim", unit="dB", direction="lower", detail="train",
+    )
+    frame = pl.DataFrame([plain, full], schema=EVALUATION_SCHEMA)
+    assert frame["value"].to_list() == [3.0, 0.5]
+    assert frame["method_id"].to_list() == [None, "fim"]
+    assert frame["direction"].to_list() == ["none", "lower"]

@@ -1,0 +1,1 @@
+"""The attribution warehouse: tables defined once, views and examples in SQL, one atomic build."""

@@ -1,0 +1,150 @@
+"""Building the warehouse from frames, atomically, and querying it.
+
+A build goes into a new file beside the database and replaces it by a rename: readers are never
+blocked and never see half of it.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from warehouse.tables import BY_NAME, TABLES, WarehouseError, data_dictionary, empty, validate
+
+_RUN_COLUMNS = {"dim_artifact": ("run_id", "created_at", "seconds", "device", "is_live")}
+_RUN_TABLES = {"dim_artifact", "lineage_edge", "dim_asset_state"}
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Rows per table, and a digest of the content that does not depend on runs."""
+
+    rows: dict[str, int]
+    content_digest: str
+
+
+def build(path: Path, tables: Mapping[str, pl.DataFrame]) -> BuildReport:
+    """Build the database at `path` from frames by table name; tables not given are empty.
+
+    Raises WarehouseError, naming table, column and row, for data that does not fit; the database
+    that was there stays untouched then.
+    """
+    unknown = sorted(set(tables) - set(BY_NAME))
+    if unknown:
+        raise WarehouseError(f"{unknown[0]}: no such table; tables: {', '.join(BY_NAME)}")
+    frames = {t.name: validate(t.name, tables.get(t.name, empty(t.name))) for t in TABLES}
+    _check_references(frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
+        fresh = Path(folder) / path.name
+        with duckdb.connect(str(fresh), config={"python_enable_replacements": False}) as connection:
+            _fill(connection, frames)
+        os.replace(fresh, path)
+    return BuildReport({n: f.height for n, f in frames.items()}, content_digest(frames))
+
+
+def content_digest(tables: Mapping[str, pl.DataFrame]) -> str:
+    """sha256 over the rows of all tables that two equal studies share: no run ids, no times."""
+    digest = hashlib.sha256()
+    for name in sorted(set(tables) - _RUN_TABLES):
+        frame = validate(name, tables[name])
+        digest.update(name.encode())
+        digest.update(frame.write_csv().encode())
+    return digest.hexdigest()
+
+
+def _check_references(frames: Mapping[str, pl.DataFrame]) -> None:
+    for table in TABLES:
+        for column in table.columns:
+            if column.references is None:
+                continue
+            other, key = column.references
+            values = frames[table.name].select(column.name).drop_nulls().unique()
+            orphans = values.join(
+                frames[other].select(key), left_on=column.name, right_on=key, how="anti"
+            )
+            if orphans.height:
+                examples = ", ".join(sorted(orphans[column.name].to_list())[:3])
+                raise WarehouseError(
+                    f"{table.name}.{column.name}: {orphans.height} values are not in {other}, "
+                    f"e.g. {examples}"
+                )
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, frames: Mapping[str, pl.DataFrame]) -> None:
+    connection.begin()
+    for table in TABLES:
+        connection.execute(table.ddl())
+        connection.register("incoming", frames[table.name].to_arrow())
+        connection.execute(f"INSERT INTO {table.name} SELECT * FROM incoming")
+        connection.unregister("incoming")
+        connection.execute(f"COMMENT ON TABLE {table.name} IS {_quoted(table.description)}")
+        for column in table.columns:
+            target = f"{table.name}.{column.name}"
+            connection.execute(f"COMMENT ON COLUMN {target} IS {_quoted(column.comment)}")
+    connection.execute("CREATE TABLE data_dictionary (markdown VARCHAR)")
+    connection.execute("INSERT INTO data_dictionary VALUES (?)", [data_dictionary()])
+    _create_views(connection)
+    connection.commit()
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create all views, those that others need first."""
+    waiting = {f.name: f.read_text(encoding="utf-8") for f in _sql_files("views")}
+    names = {name.removesuffix(".sql") for name in waiting}
+    done: set[str] = set()
+    while waiting:
+        ready = [
+            name
+            for name, text in sorted(waiting.items())
+            if all(n in done or n not in text for n in names - {name.removesuffix(".sql")})
+        ]
+        if not ready:
+            raise WarehouseError(f"views need each other: {', '.join(sorted(waiting))}")
+        for name in ready:
+            connection.execute(waiting.pop(name))
+            done.add(name.removesuffix(".sql"))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def list_examples() -> list[str]:
+    """Names of the example queries."""
+    return sorted(f.name.removesuffix(".sql") for f in _sql_files("examples"))
+
+
+def example_sql(name: str) -> str:
+    """The text of an example query."""
+    return (files("warehouse") / "examples" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def _sql_files(folder: str):  # type: ignore[no-untyped-def]  # importlib's Traversable
+    return [f for f in (files("warehouse") / folder).iterdir() if f.name.endswith(".sql")]
+
+
+def connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """A read-only connection; raises WarehouseError when there is no database."""
+    if not path.exists():
+        raise WarehouseError(
+            f"{path}: there is no warehouse yet; `tda run` builds it (or `tda materialize "
+            "warehouse` when scores exist)"
+        )
+    return duckdb.connect(str(path), read_only=True, config={"python_enable_replacements": False})
+
+
+def query(path: Path, sql: str, parameters: list[object] | None = None) -> pl.DataFrame:
+    """The answer to a query; raises WarehouseError with DuckDB's words for a wrong one."""
+    with connect(path) as connection:
+        try:
+            answer = connection.execute(sql, parameters or [])
+            return pl.DataFrame(answer.arrow()) if answer.description else pl.DataFrame()
+        except duckdb.Error as error:
+            raise WarehouseError(f"{error}") from None

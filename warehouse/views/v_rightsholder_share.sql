@@ -1,0 +1,17 @@
+-- Shares per rightsholder, per query and method, with the unattributed share as a row of its own.
+-- Sums to one for each query and method. is_unattributed tells that row from a rightsholder of
+-- the same name.
+CREATE VIEW v_rightsholder_share AS
+SELECT
+    query_id,
+    method_id,
+    rightsholder,
+    sum(share) AS share,
+    count(*) FILTER (share > 0) AS tracks,
+    false AS is_unattributed
+FROM v_track_share
+GROUP BY ALL
+UNION ALL
+SELECT query_id, method_id, 'unattributed', any_value(unattributed), 0, true
+FROM v_track_share
+GROUP BY query_id, method_id;
