@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,12 +321,17 @@ def test_in_a_browser(hostile: str, tmp_path: Path, width: int) -> None:
     file.write_text(hostile, encoding="utf-8")
     said: list[str] = []
     asked: list[str] = []
+
+    def refuse(dialog: Any) -> None:
+        said.append(dialog.message)
+        dialog.dismiss()
+
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=QUIET.split())
         page = browser.new_page(viewport={"width": width, "height": 844})
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(dialog.message))
+        page.on("dialog", refuse)
         page.on("request", lambda sent: asked.append(sent.url))
         page.goto(file.as_uri())
         page.wait_for_function(

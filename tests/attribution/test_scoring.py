@@ -1,0 +1,123 @@
+"""From losses to scores: sign, pairing, errors, ranks."""
+
+import statistics
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tda_dagster.attribution.scoring import (
+    SCORE_SCHEMA,
+    ScoringError,
+    rank_scores,
+    score_difference,
+)
+from tda_dagster.attribution.sweep import LOSS_SCHEMA
+
+BASE = {"a": [1.0, 2.0, 6.0], "b": [0.5, 0.5, 0.5], "c": [3.0, 2.0, 1.0]}
+UNLEARNED = {"a": [1.0, 1.5, 6.1], "b": [1.5, 0.75, 0.5], "c": [3.0, 2.0, 1.0]}
+
+
+def losses(values: dict[str, list[float]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {"segment_id": name, "draw": draw, "timestep": 0.1 + 0.2 * draw, "loss": loss}
+            for name, drawn in values.items()
+            for draw, loss in enumerate(drawn)
+        ],
+        schema=LOSS_SCHEMA,
+    )
+
+
+def test_the_score_is_the_mean_rise_of_the_loss() -> None:
+    scores = score_difference(losses(BASE), losses(UNLEARNED))
+    assert dict(scores.schema) == SCORE_SCHEMA
+    assert scores["segment_id"].to_list() == ["b", "c", "a"]
+    assert scores["rank"].to_list() == [1, 2, 3]
+    for row in scores.iter_rows(named=True):
+        pairs = zip(UNLEARNED[row["segment_id"]], BASE[row["segment_id"]], strict=True)
+        rises = [after - before for after, before in pairs]
+        assert row["score"] == pytest.approx(statistics.mean(rises), abs=1e-12)
+        assert row["score_se"] == pytest.approx(statistics.stdev(rises) / 3**0.5, abs=1e-12)
+
+
+def test_larger_is_more_influential() -> None:
+    scores = score_difference(losses({"a": [1.0], "b": [1.0]}), losses({"a": [0.9], "b": [1.2]}))
+    assert scores["segment_id"].to_list() == ["b", "a"]
+    assert scores["score"].to_list() == pytest.approx([0.2, -0.1])
+
+
+def test_a_single_draw_has_no_standard_error() -> None:
+    scores = score_difference(losses({"a": [1.0]}), losses({"a": [2.0]}))
+    assert scores["score_se"].to_list() == [None]
+
+
+def test_draws_are_paired_not_positions() -> None:
+    base, unlearned = losses(BASE), losses(UNLEARNED)
+    expected = score_difference(base, unlearned)
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        mixed = [frame[generator.permutation(9)] for frame in (base, unlearned)]
+        assert score_difference(*mixed).equals(expected)
+
+
+def test_equal_scores_are_ranked_by_segment() -> None:
+    names = ["s10", "s2", "s1", "top", "s0"]
+    base = losses({name: [1.0, 1.0] for name in names})
+    after = losses({name: [1.5, 1.5] if name == "top" else [1.25, 1.25] for name in names})
+    scores = score_difference(base, after)
+    assert scores["segment_id"].to_list() == ["top", "s0", "s1", "s10", "s2"]
+    assert scores["rank"].to_list() == [1, 2, 3, 4, 5]
+
+
+def test_ranks_are_a_permutation_by_falling_score() -> None:
+    values = np.random.default_rng(0).integers(-5, 5, 200) / 4
+    frame = pl.DataFrame(
+        {
+            "segment_id": [f"s{i:03d}" for i in np.random.default_rng(1).permutation(200)],
+            "score": values,
+            "score_se": [None] * 200,
+        },
+        schema={n: t for n, t in SCORE_SCHEMA.items() if n != "rank"},
+    )
+    ranked = rank_scores(frame)
+    assert ranked["rank"].to_list() == list(range(1, 201))
+    rows = list(ranked.select("score", "segment_id").iter_rows())
+    assert rows == sorted(rows, key=lambda row: (-row[0], row[1]))
+    assert sorted(rows) == sorted(frame.select("score", "segment_id").iter_rows())
+
+
+@pytest.mark.parametrize(
+    ("base", "unlearned"),
+    [
+        (BASE, {"a": UNLEARNED["a"], "b": UNLEARNED["b"]}),
+        ({"a": BASE["a"]}, UNLEARNED),
+        (BASE, {**UNLEARNED, "c": [1.0, 2.0]}),
+        (BASE, {**{n: UNLEARNED[n] for n in "ab"}, "d": UNLEARNED["c"]}),
+    ],
+    ids=["segment missing", "segments more", "draw missing", "other segment"],
+)
+def test_sweeps_over_different_pairs_are_refused(
+    base: dict[str, list[float]], unlearned: dict[str, list[float]]
+) -> None:
+    with pytest.raises(ScoringError, match=r"different \(segment, draw\) pairs"):
+        score_difference(losses(base), losses(unlearned))
+
+
+def test_sweeps_under_different_noise_plans_are_refused() -> None:
+    other = losses(UNLEARNED).with_columns(timestep=pl.col("timestep") + 1e-3)
+    with pytest.raises(ScoringError, match="different noise plans"):
+        score_difference(losses(BASE), other)
+
+
+def test_a_pair_that_comes_twice_is_refused() -> None:
+    twice = pl.concat([losses(BASE), losses(BASE).head(1)])
+    for pair in ((twice, losses(UNLEARNED)), (losses(UNLEARNED), twice), (twice, twice)):
+        with pytest.raises(ScoringError, match="twice"):
+            score_difference(*pair)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(ScoringError, match=r"segment b .*not finite.*learning_rate"):
+        score_difference(losses(BASE), losses({**UNLEARNED, "b": [1.0, value, 1.0]}))
