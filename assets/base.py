@@ -1,6 +1,7 @@
 """Base: the model whose music is attributed, its Fisher information, its losses."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,39 @@ from assets.dataset import latent_shards
 from assets.preview import histogram, picture, table
 from tda_dagster.attribution.fisher import FisherSum, add_fisher, estimate_fisher
 from tda_dagster.attribution.sweep import sweep
-from tda_dagster.diffusion.autoencoder import AudioFormat, open_autoencoder, shipped_weights
+from tda_dagster.diffusion.autoencoder import (
+    AudioFormat,
+    open_autoencoder,
+    shipped_weights,
+    shipped_weights_digest,
+)
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
-from tda_dagster.diffusion.model import MusicModel, autoencoder_of, copy_pipeline, open_model
+from tda_dagster.diffusion.model import (
+    MusicModel,
+    autoencoder_of,
+    copy_pipeline,
+    open_model,
+    pipeline_stamp,
+)
 from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.diffusion.reference import ReferenceTraining, Trainer, build_pipeline
 from tda_dagster.materialization import Job, Verdict, study_asset
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact
+from tda_dagster.workspace import Workspace
+
+
+def _weights_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    """What the store does not hold: the package's own weights, or the user's pipeline."""
+    uri = settings.model.pipeline
+    if uri is None:
+        return {"shipped": shipped_weights_digest()}
+    return {"pipeline": pipeline_stamp(workspace.locate(uri))}
+
+
+def _pipeline_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    uri = settings.model.pipeline
+    return {} if uri is None else {"pipeline": pipeline_stamp(workspace.locate(uri))}
 
 
 def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
@@ -28,6 +54,7 @@ def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
     "base/autoencoder",
     version="1",
     settings=["model.pipeline", "model.training.frames"],
+    fingerprint=_weights_outside,
     describe=_describe_autoencoder,
     kinds={"pytorch", "safetensors"},
 )
@@ -79,6 +106,7 @@ def _describe_checkpoint(artifact: Artifact) -> dict[str, Any]:
     version="1",
     inputs=["dataset/latents", "base/autoencoder"],
     settings=["model.pipeline", "model.training"],
+    fingerprint=_pipeline_outside,
     describe=_describe_checkpoint,
     kinds={"pytorch", "diffusers"},
 )
@@ -263,7 +291,8 @@ def losses(job: Job, out: Path) -> None:
     for number, name in enumerate(shards):
 
         def produce(path: Path, name: str = name) -> None:
-            sweep(model, LatentSegments.load(source.path(name)), plan, **dict(options)
+            sweep(
+                model, LatentSegments.load(source.path(name)), plan, **dict(options)
             ).write_parquet(path)
 
         part = job.shard(

@@ -24,6 +24,7 @@ from tda_dagster.materialization import Job, Verdict, study_asset
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
 
+
 def _files_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
     uri = settings.dataset.manifest
     return {} if uri is None else {"stamp": audio_stamp(workspace.locate(uri))}
@@ -165,7 +166,7 @@ def index(job: Job, out: Path) -> None:
 
 def _describe_latents(artifact: Artifact) -> dict[str, Any]:
     first = LatentSegments.load(artifact.path(artifact.entries[0]))
-    count, channels, frames = first.latents.shape
+    _, channels, frames = first.latents.shape
     return {
         "shards": len(artifact.entries),
         "latent channels": channels,
@@ -241,4 +242,3 @@ def shard_plan(segments: pl.DataFrame, size: int) -> Iterator[tuple[str, pl.Data
 def latent_shards(artifact: Artifact, split: str | None = None) -> list[str]:
     """File names of the shards of `dataset/latents`, of one split if given."""
     return [n for n in artifact.entries if split is None or n.startswith(f"{split}-")]
-

@@ -14,9 +14,7 @@ def table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     if frame.is_empty():
         return dg.MetadataValue.md("(none)")
     head = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * frame.width
-    lines = [
-        "| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.iter_rows()
-    ]
+    lines = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.iter_rows()]
     return dg.MetadataValue.md("\n".join([head, *lines]))
 
 
@@ -36,5 +34,3 @@ def _cell(value: Any) -> str:
     for character in "|<>\n`":
         text = text.replace(character, " ")
     return text if len(text) <= 80 else text[:79] + "…"
-
-

@@ -34,7 +34,9 @@ CONTENT = (
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
     described = json.loads(artifact.read_bytes("content.json"))
-    rows = pl.DataFrame({"table": list(described["rows"]), "rows": list(described["rows"].values())})
+    rows = pl.DataFrame(
+        {"table": list(described["rows"]), "rows": list(described["rows"].values())}
+    )
     return {"content digest": described["content_digest"], "tables": table(rows)}
 
 
@@ -73,7 +75,8 @@ def duckdb(job: Job, out: Path) -> None:
     rows = {}
     for name, frame in tables.items():
         frame = frame if frame.width else empty(name)
-        frame.sort([c for c in BY_NAME[name].key if c in frame.columns] or frame.columns[0]
+        frame.sort(
+            [c for c in BY_NAME[name].key if c in frame.columns] or frame.columns[0]
         ).write_parquet(out / f"{name}.parquet")
         rows[name] = frame.height
         tables[name] = frame
@@ -96,13 +99,11 @@ def _current_partitions(job: Job) -> set[str]:
         inputs = ref.recipe.inputs
         fits = all(inputs[n] == job.inputs[n].digest for n in ("dataset/index", "base/losses"))
         queries = job.store.head("cohort/queries", partition.partition("|")[0])
-        scored = set(
-            pl.read_parquet(job.inputs[name].path("scores.parquet"))["query_id"].unique()
-        )
+        scored = set(pl.read_parquet(job.inputs[name].path("scores.parquet"))["query_id"].unique())
         if fits and queries is not None:
-            known = pl.read_parquet(
-                job.store.artifact(queries.digest).path("queries.parquet")
-            )["query_id"]
+            known = pl.read_parquet(job.store.artifact(queries.digest).path("queries.parquet"))[
+                "query_id"
+            ]
             if scored == set(known):
                 current.add(partition)
     return current
@@ -258,5 +259,3 @@ def _partition(workspace: Workspace, cohort: str, method_id: str) -> Partition |
     if method_id:
         return Partition(cohort, stored_spec(workspace.store, method_id))
     return Partition(cohort, workspace.settings.method_specs()[0])
-
-

@@ -31,27 +31,28 @@ def run(
     cohort: Annotated[str, typer.Argument(help="The cohort to attribute.")] = "reference",
 ) -> None:
     """The main job: everything the cohort's attribution needs, then the answer."""
-    from tda_dagster.execution import materialize
+    from tda_dagster.execution import materialize, write_digests
     from tda_dagster.summary import print_summary
 
     workspace = _workspace()
-    materialize(workspace, cohort, groups=None, console=console)
+    materialize(workspace, cohort, names=None, console=console)
+    write_digests(workspace, cohort, None)
     print_summary(workspace, cohort, console)
 
 
 @app.command("materialize")
 def materialize_command(
-    groups: Annotated[
-        list[str] | None, typer.Argument(help="Asset groups, in data-flow order (default: all).")
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Asset groups or assets (default: all).")
     ] = None,
     cohort: CohortOption = "reference",
 ) -> None:
-    """Materialise asset groups and list their digests in data/digests/<group>.json."""
+    """Materialise some of the graph and list the groups' digests in data/digests/GROUP.json."""
     from tda_dagster.execution import materialize, write_digests
 
     workspace = _workspace()
-    materialize(workspace, cohort, groups=groups, console=console)
-    write_digests(workspace, cohort, groups)
+    materialize(workspace, cohort, names=names, console=console)
+    write_digests(workspace, cohort, names)
 
 
 @app.command()
@@ -94,8 +95,12 @@ def sql(
         return
     text = build.example_sql(query) if query in build.list_examples() else query
     with pl.Config(
-        tbl_rows=200, tbl_cols=50, fmt_str_lengths=60, tbl_width_chars=200,
-        tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True,
+        tbl_rows=200,
+        tbl_cols=50,
+        fmt_str_lengths=60,
+        tbl_width_chars=200,
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
         tbl_formatting="UTF8_BORDERS_ONLY",
     ):
         print(build.query(_workspace().database, text))
@@ -136,7 +141,9 @@ def query_add(
         raise TdaError("nothing to add: give --prompt, --audio or --segment")
     queries = [validated(Query, item, "query") for item in raw]
     path = workspace.add_queries(cohort, queries)
-    console.print(f"{len(queries)} added to {path.relative_to(workspace.root)}; now: tda run {cohort}")
+    console.print(
+        f"{len(queries)} added to {path.relative_to(workspace.root)}; now: tda run {cohort}"
+    )
 
 
 @query_app.command("list")

@@ -48,9 +48,9 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
 
 
 def materialize(
-    workspace: Workspace, cohort: str, *, groups: Sequence[str] | None, console: Console
+    workspace: Workspace, cohort: str, *, names: Sequence[str] | None, console: Console
 ) -> None:
-    """Materialise the asset groups (all: None) for a cohort and every method spec.
+    """Materialise asset groups and assets by name (all: None) for a cohort and every method spec.
 
     Raises the error of the first asset that failed, or RunFailed naming the check that did.
     """
@@ -58,26 +58,34 @@ def materialize(
     from tda_dagster.definitions import defs  # reads the workspace
 
     workspace.cohort(cohort)
-    known = {key.path[0] for key in defs.resolve_all_asset_keys()}
-    unknown = set(groups or ()) - known
-    if unknown:
-        raise TdaError(
-            f"unknown asset group {sorted(unknown)[0]!r}; groups: {', '.join(sorted(known))}"
-        )
+    keys = _select(defs, names)
     with instance(workspace) as dagster:
         wanted = [p for p in register(dagster, workspace) if p.cohort == cohort]
         for partition in wanted:
             with bars(console):
-                _run(defs, dagster, partition, groups)
+                _run(defs, dagster, partition, keys)
+
+
+def _select(defs: dg.Definitions, names: Sequence[str] | None) -> list[dg.AssetKey]:
+    keys = list(defs.resolve_all_asset_keys())
+    if names is None:
+        return keys
+    known = {key.path[0] for key in keys} | {"/".join(key.path) for key in keys}
+    unknown = set(names) - known
+    if unknown:
+        raise TdaError(
+            f"{sorted(unknown)[0]!r} is neither an asset group nor an asset; there are: "
+            f"{', '.join(sorted(known))}"
+        )
+    return [key for key in keys if key.path[0] in names or "/".join(key.path) in names]
 
 
 def _run(
     defs: dg.Definitions,
     dagster: dg.DagsterInstance,
     partition: Partition,
-    groups: Sequence[str] | None,
+    keys: list[dg.AssetKey],
 ) -> None:
-    keys = [k for k in defs.resolve_all_asset_keys() if groups is None or k.path[0] in groups]
     result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=dagster,
         partition_key=partition.key,
@@ -99,16 +107,16 @@ def _run(
     raise RunFailed(f"run {result.run_id} failed; see `tda ui`")
 
 
-def write_digests(workspace: Workspace, cohort: str, groups: Sequence[str] | None) -> None:
-    """Write the digest of every live artifact of each group to data/digests/<group>.json, with
-    nothing in it that differs between two equal runs."""
+def write_digests(workspace: Workspace, cohort: str, names: Sequence[str] | None) -> None:
+    """Write the digest of every live artifact of each named group (all: None) to
+    data/digests/<group>.json, with nothing in it that differs between two equal runs."""
     found: dict[str, dict[str, str]] = {}
     for ref in workspace.store.heads():
         group, _, name = ref.recipe.asset.partition("/")
         partition = ref.recipe.partition
         if partition and partition.partition("|")[0] != cohort:
             continue
-        if groups is None or group in groups:
+        if names is None or group in names:
             found.setdefault(group, {})[f"{name}[{partition}]"] = ref.digest
     workspace.digests.mkdir(parents=True, exist_ok=True)
     for group, digests in found.items():

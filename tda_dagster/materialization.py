@@ -77,7 +77,11 @@ class Job:
         return self.partition.cohort
 
     def shard(
-        self, name: str, inputs: Mapping[str, str], config: Mapping[str, Any], file: str,
+        self,
+        name: str,
+        inputs: Mapping[str, str],
+        config: Mapping[str, Any],
+        file: str,
         produce: Callable[[Path], None],
     ) -> Path:
         """A part of the work that survives a crash: its one file is found in the store, or made
@@ -148,8 +152,8 @@ class StudyAsset:
         if self.partitioned == "cohort|method" and partition is not None:
             config["method"] = partition.method.model_dump(mode="json")
         if self.fingerprint is not None:
-            view = _view(settings, self.settings, partition)
-            config["fingerprint"] = dict(self.fingerprint(view, workspace))
+            outside = self.fingerprint(_view(settings, self.settings, partition), workspace)
+            config |= {"outside": dict(outside)} if outside else {}
         return config
 
     def recipe(
@@ -360,4 +364,3 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[path] = value
     return flat
-

@@ -6,6 +6,7 @@ artifact is the same for every method.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 
@@ -49,12 +50,11 @@ def keep_spec(store: ArtifactStore, spec: MethodSpec) -> None:
     recipe = Recipe(
         SPEC_ASSET, partition=spec.method_id, code_version="1", config=spec.model_dump(mode="json")
     )
-    store.materialize(
-        recipe,
-        lambda out: (out / SPEC_FILE).write_text(
-            spec.model_dump_json(indent=2) + "\n", encoding="utf-8"
-        ),
-    )
+
+    def write(out: Path) -> None:
+        (out / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    store.materialize(recipe, write)
 
 
 def stored_spec(store: ArtifactStore, method_id: str) -> MethodSpec:

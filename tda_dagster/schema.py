@@ -26,7 +26,7 @@ def dagster_schema(settings: Settings, keys: tuple[str, ...]) -> dict[str, dg.Fi
 
 def _wrap(value: Any) -> dg.Field:
     if isinstance(value, dict):
-        return dg.Field(dg.Shape({name: _wrap(inner) for name, inner in value.items()}), is_required=False)
+        return _section({name: _wrap(inner) for name, inner in value.items()})
     assert isinstance(value, dg.Field)
     return value
 
@@ -36,11 +36,15 @@ def _field(owner: BaseModel, name: str) -> dg.Field:
     info = type(owner).model_fields[name]
     if isinstance(value, BaseModel):
         inner = {key: _field(value, key) for key in type(value).model_fields}
-        description = (type(value).__doc__ or "").strip()
-        return dg.Field(dg.Shape(inner), is_required=False, description=description)
+        return _section(inner, (type(value).__doc__ or "").strip())
     kind = _kind(info.annotation)
     default = list(value) if isinstance(value, tuple) else value
     return dg.Field(kind, default_value=default, is_required=False, description=info.description)
+
+
+def _section(fields: dict[str, dg.Field], description: str | None = None) -> dg.Field:
+    shape = dg.Shape(fields)  # type: ignore[no-untyped-call]
+    return dg.Field(shape, is_required=False, description=description)
 
 
 def _kind(annotation: Any) -> Any:
@@ -53,7 +57,8 @@ def _kind(annotation: Any) -> Any:
         return dg.Noneable(_kind(inner[0]))
     if origin is Literal:
         return dg.Enum(
-            "_".join(get_args(annotation)), [dg.EnumValue(choice) for choice in get_args(annotation)]
+            "_".join(get_args(annotation)),
+            [dg.EnumValue(choice) for choice in get_args(annotation)],
         )
     if origin is tuple:
         return [_kind(get_args(annotation)[0])]

@@ -245,7 +245,8 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
         for section in sections:
             target = target.setdefault(section, {})
         target[name] = value
-    return validated(Settings, raw, str(path))
+    settings: Settings = validated(Settings, raw, str(path))
+    return settings
 
 
 def validated(model: type[Section], raw: Any, source: str) -> Any:

@@ -5,7 +5,6 @@ blocked and never see half of it.
 """
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,11 @@ import polars as pl
 
 from warehouse.tables import BY_NAME, TABLES, WarehouseError, data_dictionary, empty, validate
 
-_RUN_COLUMNS = {"dim_artifact": ("run_id", "created_at", "seconds", "device", "is_live")}
+# Otherwise a misspelt table name would find a Python variable of that name.
+_OWN_TABLES_ONLY: dict[str, str | bool | int | float | list[str]] = {
+    "python_enable_replacements": False
+}
+# What differs between two equal studies: run ids, times.
 _RUN_TABLES = {"dim_artifact", "lineage_edge", "dim_asset_state"}
 
 
@@ -43,9 +46,9 @@ def build(path: Path, tables: Mapping[str, pl.DataFrame]) -> BuildReport:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
         fresh = Path(folder) / path.name
-        with duckdb.connect(str(fresh), config={"python_enable_replacements": False}) as connection:
+        with duckdb.connect(str(fresh), config=_OWN_TABLES_ONLY) as connection:
             _fill(connection, frames)
-        os.replace(fresh, path)
+        fresh.replace(path)
     return BuildReport({n: f.height for n, f in frames.items()}, content_digest(frames))
 
 
@@ -137,7 +140,7 @@ def connect(path: Path) -> duckdb.DuckDBPyConnection:
             f"{path}: there is no warehouse yet; `tda run` builds it (or `tda materialize "
             "warehouse` when scores exist)"
         )
-    return duckdb.connect(str(path), read_only=True, config={"python_enable_replacements": False})
+    return duckdb.connect(str(path), read_only=True, config=_OWN_TABLES_ONLY)
 
 
 def query(path: Path, sql: str, parameters: list[object] | None = None) -> pl.DataFrame:

@@ -287,7 +287,7 @@ def validate(name: str, frame: pl.DataFrame) -> pl.DataFrame:
         have = frame.schema[column.name]
         if have != column.dtype and frame[column.name].null_count() < frame.height:
             raise WarehouseError(f"{name}.{column.name}: is {have}, must be {column.dtype}")
-    frame = frame.cast(dict(table.schema))
+    frame = frame.cast(table.schema)
     for column in table.columns:
         _check_values(name, column, frame)
     if table.key:
@@ -303,11 +303,15 @@ def _check_values(name: str, column: Column, frame: pl.DataFrame) -> None:
     values = frame[column.name]
     if not column.nullable and values.null_count():
         where = values.is_null().arg_max()
-        raise WarehouseError(f"{name}.{column.name}: {values.null_count()} nulls, first in row {where}")
+        raise WarehouseError(
+            f"{name}.{column.name}: {values.null_count()} nulls, first in row {where}"
+        )
     if column.dtype == pl.Float64:
         bad = values.drop_nulls().filter(~values.drop_nulls().is_finite())
         if len(bad):
-            raise WarehouseError(f"{name}.{column.name}: {len(bad)} values not finite, e.g. {bad[0]}")
+            raise WarehouseError(
+                f"{name}.{column.name}: {len(bad)} values not finite, e.g. {bad[0]}"
+            )
 
 
 def empty(name: str) -> pl.DataFrame:

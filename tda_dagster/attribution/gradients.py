@@ -85,7 +85,11 @@ class DrawRows:
     """A chunk of (segment, draw) rows, ready for the loss: all tensors have [rows] first."""
 
     def __init__(
-        self, latents: Tensor, noise: Tensor, timesteps: Tensor, conditioning: Conditioning,
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        conditioning: Conditioning,
         mask: Tensor,
     ) -> None:
         self.latents, self.noise, self.timesteps = latents, noise, timesteps
@@ -123,8 +127,13 @@ def draw_rows(
 
 def _loss_of_one(model: MusicModel):  # type: ignore[no-untyped-def]  # vmap's callable has no type
     def loss(
-        weights: Mapping[str, Tensor], latents: Tensor, noise: Tensor, timestep: Tensor,
-        cross: Tensor, global_: Tensor, mask: Tensor,
+        weights: Mapping[str, Tensor],
+        latents: Tensor,
+        noise: Tensor,
+        timestep: Tensor,
+        cross: Tensor,
+        global_: Tensor,
+        mask: Tensor,
     ) -> Tensor:
         def denoise(noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             return model.predict(weights, noised, timesteps, conditioning)

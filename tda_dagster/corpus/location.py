@@ -3,7 +3,6 @@
 Belongs here: telling paths from URLs, resolving an audio path against its manifest, reading bytes.
 """
 
-import os.path
 import re
 from pathlib import Path
 
@@ -32,10 +31,10 @@ def resolve(manifest: str, audio: str) -> str:
     Absolute paths and URLs stand for themselves. In a chained URL (`zip://m.csv::s3://b/a.zip`)
     the path that is replaced is the manifest's own, the first one.
     """
-    if _URL.match(audio) or os.path.isabs(audio):
+    if _URL.match(audio) or Path(audio).is_absolute():
         return audio
     if not _URL.match(manifest):
-        return os.path.join(os.path.dirname(manifest), audio)
+        return str(Path(manifest).parent / audio)
     links = manifest.split("::")
     own = next(position for position, link in enumerate(links) if "://" in link)
     links[own] = f"{links[own].rpartition('/')[0]}/{audio}"

@@ -5,6 +5,7 @@ What belongs here: what every diffusion pipeline must offer so that its music ca
 pipeline class does differently lives in its adapter, one file per class.
 """
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -78,7 +79,13 @@ class MusicModel(ABC):
 
     @abstractmethod
     def generate(
-        self, prompt: str, *, negative_prompt: str, seed: int, seconds: float, steps: int,
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str,
+        seed: int,
+        seconds: float,
+        steps: int,
         guidance_scale: float,
     ) -> Tensor:
         """Latents [C, T] generated from a prompt; the first `seconds` of them are the piece."""
@@ -184,6 +191,20 @@ def autoencoder_of(uri: str | Path, folder: Path) -> int:
         shutil.copytree(source / "vae", folder, dirs_exist_ok=True)
         transformer = json.loads((source / "transformer" / "config.json").read_text())
     return int(transformer["sample_size"])
+
+
+def pipeline_stamp(uri: str | Path) -> str:
+    """sha256 over the names, sizes and times (or etags) of a pipeline directory's files: changes
+    when the pipeline does, without reading it. A hub id stands for itself."""
+    location = str(uri)
+    if "://" not in location and not Path(location).exists():
+        return hashlib.sha256(location.encode()).hexdigest()
+    filesystem, path = fsspec.url_to_fs(location)
+    stamp = hashlib.sha256()
+    for name, info in sorted(filesystem.find(path, detail=True).items()):
+        known = {k: info.get(k) for k in ("size", "mtime", "ETag", "LastModified")}
+        stamp.update(f"{name.removeprefix(path)}\x1f{known}\n".encode())
+    return stamp.hexdigest()
 
 
 @contextmanager

@@ -146,7 +146,10 @@ class Trainer:
     """
 
     def __init__(
-        self, pipeline: StableAudioPipeline, data: LatentSegments, heldout: LatentSegments,
+        self,
+        pipeline: StableAudioPipeline,
+        data: LatentSegments,
+        heldout: LatentSegments,
         settings: ReferenceTraining,
     ) -> None:
         self.pipeline, self.data, self.heldout, self.settings = pipeline, data, heldout, settings

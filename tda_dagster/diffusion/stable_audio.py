@@ -67,9 +67,9 @@ class StableAudioModel(MusicModel):
         return Conditioning(torch.cat([text, start, end], dim=1), torch.cat([start, end], dim=2))
 
     def __call__(self, noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        velocity: Tensor = self.denoiser(
-            noised, timesteps, **self._keywords(noised, conditioning)
-        )[0]
+        velocity: Tensor = self.denoiser(noised, timesteps, **self._keywords(noised, conditioning))[
+            0
+        ]
         return velocity
 
     def predict(
@@ -100,7 +100,13 @@ class StableAudioModel(MusicModel):
 
     @torch.no_grad()
     def generate(
-        self, prompt: str, *, negative_prompt: str, seed: int, seconds: float, steps: int,
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str,
+        seed: int,
+        seconds: float,
+        steps: int,
         guidance_scale: float,
     ) -> Tensor:
         latents: Tensor = self.pipeline(

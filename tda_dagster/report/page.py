@@ -82,8 +82,7 @@ class _Answer:
     @property
     def exponent(self) -> int:
         """Scores are shown in units of ten to this power, so that they need few digits."""
-        shown = [abs(i.score) for i in self.query.influences]
-        largest = max(shown, default=0.0)
+        largest = max((abs(i.score) for i in self.query.influences), default=0.0)
         power = math.floor(math.log10(largest)) if largest > 0 else 0
         return 0 if -2 < power < 4 else power
 

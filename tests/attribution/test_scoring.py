@@ -53,12 +53,14 @@ def test_a_single_draw_has_no_standard_error() -> None:
 
 
 def test_draws_are_paired_not_positions() -> None:
-    base, unlearned = losses(BASE), losses(UNLEARNED)
-    expected = score_difference(base, unlearned)
     generator = np.random.default_rng(0)
+    base, unlearned = (
+        losses({f"s{i}": list(generator.standard_normal(50)) for i in range(20)}) for _ in range(2)
+    )
+    expected = score_difference(base, unlearned)
     for _ in range(5):
-        mixed = [frame[generator.permutation(9)] for frame in (base, unlearned)]
-        assert score_difference(*mixed).equals(expected)
+        mixed = [frame[generator.permutation(1000)] for frame in (base, unlearned)]
+        assert score_difference(*mixed).equals(expected)  # to the last bit
 
 
 def test_equal_scores_are_ranked_by_segment() -> None:

@@ -56,9 +56,7 @@ def test_losses_are_those_computed_one_by_one(
     mask_padding: bool,
     with_delta: bool,
 ) -> None:
-    found = sweep(
-        model, segments, plan, delta if with_delta else None, mask_padding=mask_padding
-    )
+    found = sweep(model, segments, plan, delta if with_delta else None, mask_padding=mask_padding)
     assert dict(found.schema) == LOSS_SCHEMA
     rows = found.iter_rows(named=True)
     with twin.shifted(delta if with_delta else {}), torch.no_grad():

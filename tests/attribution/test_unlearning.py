@@ -302,7 +302,7 @@ def test_no_damping_needs_a_fisher_without_zeros(
     sums[name][0, 0] = 0.0
     options = {"learning_rate": RATE, "draws": 1, "seed": SEED}
     for harmed, damping in ((sums, 0.0), ({n: 0 * v for n, v in sums.items()}, 0.5)):
-        with pytest.raises(UnlearningError, match="set unlearning.damping above 0"):
+        with pytest.raises(UnlearningError, match=r"set unlearning\.damping above 0"):
             unlearn(model, query, replace(fisher, sums=harmed), damping=damping, **options)
     damped = unlearn(model, query, replace(fisher, sums=sums), damping=1e-3, **options)
     assert bool(damped.delta[name].isfinite().all())

@@ -67,9 +67,7 @@ def test_audio_of_any_length_becomes_whole_frames(tiny: SpectralAutoencoder, sam
 def test_missing_samples_are_silence(tiny: SpectralAutoencoder) -> None:
     short = noise(1, 1, 100)
     long = torch.nn.functional.pad(short, (0, 44))
-    assert torch.equal(
-        tiny.encode(short).latent_dist.mode(), tiny.encode(long).latent_dist.mode()
-    )
+    assert torch.equal(tiny.encode(short).latent_dist.mode(), tiny.encode(long).latent_dist.mode())
 
 
 def test_levels_are_relative_to_a_full_scale_sinusoid(tiny: SpectralAutoencoder) -> None:
@@ -82,6 +80,14 @@ def test_levels_are_relative_to_a_full_scale_sinusoid(tiny: SpectralAutoencoder)
     torch.testing.assert_close(inner[16].exp() - FLOOR, torch.ones(24), rtol=1e-3, atol=0)
     silence = tiny.log_magnitudes(torch.zeros(1, 1, 96))
     torch.testing.assert_close(silence, torch.full_like(silence, math.log(FLOOR)))
+
+
+@pytest.mark.parametrize("frame", [0, 1, 10, 29])
+def test_a_click_is_heard_when_it_sounds(tiny: SpectralAutoencoder, frame: int) -> None:
+    click = torch.zeros(1, 1, 480)
+    click[0, 0, 16 * frame] = 1.0
+    levels = tiny.log_magnitudes(click)[0].mean(dim=0)
+    assert int(levels.argmax()) == frame
 
 
 def test_decoding_does_not_depend_on_the_batch_or_the_time(tiny: SpectralAutoencoder) -> None:

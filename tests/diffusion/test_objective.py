@@ -45,9 +45,7 @@ def test_the_loss_is_the_v_objective(
         noised, velocity = alpha * x + sigma * eps, alpha * eps - sigma * x
         predicted = np.tanh(2 * noised) - t * noised.mean(axis=0)
         frames = int(VALID[row]) if masked else 12
-        squares = [
-            (predicted[c, f] - velocity[c, f]) ** 2 for c in range(3) for f in range(frames)
-        ]
+        squares = [(predicted[c, f] - velocity[c, f]) ** 2 for c in range(3) for f in range(frames)]
         assert float(found[row]) == pytest.approx(sum(squares) / len(squares), rel=1e-5)
 
 

@@ -182,6 +182,25 @@ def test_training_tells_the_denoiser_what_attribution_tells_it(
     torch.testing.assert_close(seen[0]["encoder_hidden_states"], expected)
 
 
+def test_every_step_meets_all_noise_levels_and_other_noise(
+    trainer: Callable[..., Trainer],
+) -> None:
+    seen = []
+    for seed in (0, 1):
+        one = trainer(seed=seed)
+        one.model.denoiser.register_forward_pre_hook(
+            lambda module, arguments: seen.append(arguments), with_kwargs=False
+        )
+        for _ in range(5):
+            list(one.advance(1))
+    assert len(seen) == 10
+    for noised, timesteps in seen:
+        assert noised.shape == (4, 4, 16)
+        strata = (timesteps * 4).floor().sort().values
+        torch.testing.assert_close(strata, torch.arange(4.0))
+    assert len({tuple(timesteps.tolist()) for _, timesteps in seen}) == 10
+
+
 CAPTIONS = ("warm slow piano, in a minor key", "Étude for 2 violins (allegro)", "a b c d")
 
 

@@ -52,8 +52,14 @@ def test_self_rank_is_the_rank_of_the_segment_itself() -> None:
 def test_a_figure_is_a_row_of_the_table() -> None:
     plain = row("attribution", "query-1", "rank", 3)
     full = row(
-        "attribution", "query-2", "loss", 0.5,
-        method_id="fim", unit="dB", direction="lower", detail="train",
+        "attribution",
+        "query-2",
+        "loss",
+        0.5,
+        method_id="fim",
+        unit="dB",
+        direction="lower",
+        detail="train",
     )
     frame = pl.DataFrame([plain, full], schema=EVALUATION_SCHEMA)
     assert frame["value"].to_list() == [3.0, 0.5]

@@ -3,7 +3,9 @@
 The shipped weights were made by `python -m tda_dagster.diffusion.autoencoder.training`.
 """
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
@@ -17,7 +19,14 @@ from torch import Tensor
 
 from tda_dagster.diffusion.autoencoder.spectral import SpectralAutoencoder
 
-__all__ = ["AudioFormat", "SpectralAutoencoder", "encode", "open_autoencoder", "shipped_weights"]
+__all__ = [
+    "AudioFormat",
+    "SpectralAutoencoder",
+    "encode",
+    "open_autoencoder",
+    "shipped_weights",
+    "shipped_weights_digest",
+]
 
 WEIGHTS = "weights"
 
@@ -61,6 +70,16 @@ def shipped_weights(folder: Path) -> None:
     with as_file(files(__name__) / WEIGHTS) as source:
         for file in sorted(Path(source).iterdir()):
             (folder / file.name).write_bytes(file.read_bytes())
+
+
+def shipped_weights_digest() -> str:
+    """sha256 over the shipped files, hex."""
+    with tempfile.TemporaryDirectory() as folder:
+        shipped_weights(Path(folder))
+        digest = hashlib.sha256()
+        for file in sorted(Path(folder).iterdir()):
+            digest.update(file.name.encode() + b"\x1f" + file.read_bytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -1,0 +1,93 @@
+"""A whole study, small, run by the real command line in processes of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+QUERIES = """queries:
+- {prompt: "A calm chorale in G major for string quartet, by J. S. Bach", seed: 1}
+- {prompt: "A lively jig for solo flute", seed: 2, seconds: 2.0}
+"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A workspace and the commands a user would type in it."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a user's shell: nothing of this test process leaks in."""
+        kept = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TDA_WORKSPACE")}
+        home = {"DAGSTER_HOME": str(self.root / "data" / "dagster"), "COLUMNS": "200"}
+        return kept | home | {"OMP_NUM_THREADS": "2"}
+
+    def command(self, *words: str) -> list[str]:
+        return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
+
+    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            self.command(*words),
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        if check and done.returncode:
+            pytest.fail(f"{' '.join(words)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        return done
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command(*words),
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def digests(self) -> dict[str, dict[str, str]]:
+        """Group → asset → digest, as `tda run` wrote them."""
+        files = sorted((self.root / "data" / "digests").glob("*.json"))
+        return {file.stem: json.loads(file.read_text()) for file in files}
+
+    def refs(self, asset: str) -> dict[str, dict[str, object]]:
+        """The refs of an asset in the store by path."""
+        folder = self.root / "data" / "store" / "refs" / asset
+        return {
+            str(p.relative_to(folder)): json.loads(p.read_text()) for p in folder.rglob("*.json")
+        }
+
+
+def new_study(root: Path) -> Study:
+    (root / "cohorts").mkdir(parents=True)
+    shutil.copy(HERE / "params.yaml", root / "params.yaml")
+    (root / "cohorts" / "reference.yaml").write_text(QUERIES)
+    (root / "data" / "dagster").mkdir(parents=True)
+    (root / "data" / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    return Study(root)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study that has been run once; tests may read it and run it again, not change it."""
+    made = new_study(tmp_path_factory.mktemp("study") / "first")
+    made.run("tda", "run")
+    return made
+
+
+@pytest.fixture
+def copy(study: Study, tmp_path: Path) -> Study:
+    """A copy of the study that a test may change."""
+    shutil.copytree(study.root, tmp_path / "copy")
+    return Study(tmp_path / "copy")

@@ -1,0 +1,176 @@
+"""The main job from end to end: real music, real processes, the real command line."""
+
+import hashlib
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from chain.conftest import Study, new_study
+
+from warehouse.build import example_sql, list_examples, query
+
+pytestmark = pytest.mark.slow
+
+PARTITIONED = "unlearned/losses/shard"
+
+
+def test_the_answer_is_printed_and_laid_out(study: Study) -> None:
+    said = study.run("tda", "summary").stdout
+    assert "A calm chorale in G major" in said
+    assert "shares:" in said
+    assert (study.root / "warehouse" / "attribution.duckdb").is_file()
+    page = (study.root / "data" / "report" / "reference.html").read_text(encoding="utf-8")
+    assert "A calm chorale in G major" in page
+
+
+def test_a_second_run_is_all_cache_hits_and_says_so(study: Study) -> None:
+    before = study.digests()
+    said = study.run("tda", "run").stdout
+    finished = [line for line in said.splitlines() if "✓" in line]
+    assert len(finished) == 15
+    assert all("cached" in line for line in finished)
+    assert study.digests() == before
+
+
+def test_two_directories_give_the_same_digests(study: Study, tmp_path: Path) -> None:
+    other = new_study(tmp_path / "elsewhere")
+    other.run("tda", "run")
+    assert other.digests() == study.digests()
+
+
+def test_shares_sum_to_one_and_every_training_segment_is_scored(study: Study) -> None:
+    database = study.root / "warehouse" / "attribution.duckdb"
+    sums = query(database, "select sum(share) s from v_rightsholder_share group by query_id")
+    assert sums["s"].to_list() == pytest.approx([1.0, 1.0])
+    counts = query(
+        database,
+        "select count(*) n, (select count(*) from dim_segment where split = 'train') wanted "
+        "from fct_score group by query_id",
+    )
+    assert (counts["n"] == counts["wanted"]).all()
+
+
+@pytest.mark.parametrize("name", list_examples())
+def test_every_example_query_answers(study: Study, name: str) -> None:
+    said = study.run("tda", "sql", name).stdout
+    rows = query(study.root / "warehouse" / "attribution.duckdb", example_sql(name))
+    assert said.strip()
+    assert rows.height > 0 or name == "stale_artifacts"
+
+
+def test_the_lineage_of_a_score_ends_at_the_audio_file(study: Study) -> None:
+    rows = query(study.root / "warehouse" / "attribution.duckdb", example_sql("score_lineage"))
+    assets = set(rows["asset"])
+    assert {"attribution/scores", "base/fisher", "dataset/manifest", "audio file"} <= assets
+    audio = rows.filter(asset="audio file")
+    exported = next((study.root / "data" / "cache").glob(f"*/{audio['partition'][0]}"))
+    assert hashlib.sha256(exported.read_bytes()).hexdigest() == audio["sha256"][0]
+
+
+def test_killed_in_the_sweep_it_goes_on_where_it_stood(study: Study, copy: Study) -> None:
+    for asset in (
+        "unlearned/losses",
+        "attribution",
+        "evaluation/attribution",
+        "warehouse",
+        "report",
+    ):
+        for kind in ("refs", "heads"):
+            shutil.rmtree(copy.root / "data" / "store" / kind / asset, ignore_errors=True)
+    for head in (copy.root / "data" / "store" / "heads" / "unlearned").glob("losses*"):
+        shutil.rmtree(head)
+    shutil.rmtree(copy.root / "data" / "digests")
+    process = copy.start("tda", "run")
+    deadline = time.monotonic() + 300
+    while len(copy.refs(PARTITIONED)) < 2:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    survived = copy.refs(PARTITIONED)
+    total = len(study.refs(PARTITIONED))
+    assert 2 <= len(survived) < total, "killed too late to test anything"
+    copy.run("tda", "run")
+    after = copy.refs(PARTITIONED)
+    assert {name: after[name] for name in survived} == survived, "finished shards were redone"
+    assert len(after) == total
+    assert copy.digests() == study.digests()
+
+
+def test_dagster_materialises_the_same_graph(study: Study) -> None:
+    partition = study.run("tda", "partitions").stdout.split()[0]
+    before = study.digests()
+    study.run(
+        "dagster", "asset", "materialize", "--select", "*", "--partition", partition,
+        "-m", "tda_dagster.definitions",
+    )  # fmt: skip
+    study.run("tda", "materialize")
+    assert study.digests() == before
+
+
+def test_new_queries_reuse_everything_but_themselves(copy: Study) -> None:
+    base = copy.digests()["base"]
+    copy.run("tda", "query", "add", "--prompt", "Church organ in C major", "--seed", "7")
+    segment = query(
+        copy.root / "warehouse" / "attribution.duckdb",
+        "select min(segment_id) s from dim_segment where split = 'train'",
+    )["s"][0]
+    copy.run("tda", "query", "add", "--segment", segment)
+    flac = next((copy.root / "data" / "cache").glob("*/audio/*.flac"))
+    copy.run("tda", "query", "add", "--audio", str(flac), "--caption", "a tune")
+    said = copy.run("tda", "run", "mine").stdout
+    assert "mine-000" in said
+    lines = {line.split()[1]: line for line in said.splitlines() if "✓" in line}
+    assert all("cached" in lines[name] for name in lines if name.startswith(("base/", "dataset/")))
+    kinds = query(
+        copy.root / "warehouse" / "attribution.duckdb",
+        "select kind from dim_query where cohort = 'mine' order by query_index",
+    )
+    assert kinds["kind"].to_list() == ["generated", "segment", "audio"]
+    assert copy.digests()["base"] == base
+
+
+def test_a_changed_setting_makes_exactly_its_dependents_stale(copy: Study) -> None:
+    params = yaml.safe_load((copy.root / "params.yaml").read_text())
+    params["fisher"]["draws"] = 2
+    (copy.root / "params.yaml").write_text(yaml.safe_dump(params))
+    stale = {
+        "base/fisher",
+        "unlearned/checkpoints",
+        "unlearned/losses",
+        "attribution/scores",
+        "evaluation/attribution",
+        "warehouse/duckdb",
+        "report/pages",
+    }
+    # The view speaks of the moment the database was built, so it is built anew.
+    copy.run("tda", "materialize", "warehouse")
+    said = query(
+        copy.root / "warehouse" / "attribution.duckdb",
+        "select distinct asset from v_stale_artifact",
+    )
+    assert set(said["asset"]) == stale
+    script = Path(__file__).with_name("stale_assets.py")
+    assert set(copy.run("python", str(script)).stdout.split()) == stale
+
+
+def test_mistakes_are_told_in_one_line(copy: Study) -> None:
+    params = yaml.safe_load((copy.root / "params.yaml").read_text())
+    params["noise"]["drawz"] = 3
+    (copy.root / "params.yaml").write_text(yaml.safe_dump(params))
+    told = copy.run("tda", "run", check=False)
+    assert told.returncode == 1
+    assert "noise.drawz" in told.stderr
+    assert "Traceback" not in told.stderr
+    del params["noise"]["drawz"]
+    (copy.root / "params.yaml").write_text(yaml.safe_dump(params))
+    told = copy.run("tda", "run", "nobody", check=False)
+    assert "there is no cohort 'nobody'" in told.stderr
+    told = copy.run("tda", "sql", "select wrong from dim_track", check=False)
+    assert "wrong" in told.stderr
+    assert "Traceback" not in told.stderr
