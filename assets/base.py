@@ -26,7 +26,12 @@ from tda_dagster.diffusion.model import (
     pipeline_stamp,
 )
 from tda_dagster.diffusion.noise import NoisePlan
-from tda_dagster.diffusion.reference import ReferenceTraining, Trainer, build_pipeline
+from tda_dagster.diffusion.reference import (
+    ReferenceTraining,
+    Trainer,
+    build_pipeline,
+    save_pipeline,
+)
 from tda_dagster.materialization import Job, Verdict, study_asset
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact
@@ -147,7 +152,7 @@ def checkpoint(job: Job, out: Path) -> None:
         job.progress(end, training.steps)
     assert state is not None
     trainer.load(state)
-    trainer.finish().save_pretrained(out / "pipeline")
+    save_pipeline(trainer.finish(), out / "pipeline")
     curve = [[p.step, p.train_loss, p.heldout_loss] for p in trainer.curve]
     (out / "curve.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
 

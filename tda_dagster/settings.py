@@ -138,7 +138,7 @@ class UnlearningSettings(Section):
 
     layer_group: str = Field("transformer", description="weights that may change")
     mask_padding: bool = Field(True, description="M_U: mask padding while unlearning")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(0.1, description="η")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="η")
     steps: PositiveInt = 1
     draws: PositiveInt = Field(64, description="draws the query's gradient is averaged over")
     damping: Annotated[float, Field(ge=0)] = Field(

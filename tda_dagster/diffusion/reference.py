@@ -137,6 +137,16 @@ def _latent_channels(autoencoder: AutoencoderOobleck) -> int:
         return int(autoencoder.encode(frame).latent_dist.mode().shape[1])
 
 
+def save_pipeline(pipeline: StableAudioPipeline, folder: Path) -> None:
+    """Write the diffusers directory; equal pipelines give equal bytes wherever they were made."""
+    pipeline.save_pretrained(folder)
+    for path in sorted(folder.rglob("*.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if "_name_or_path" in config:  # where a part was loaded from: a path of this machine
+            del config["_name_or_path"]
+            path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 class Trainer:
     """Trains a pipeline's denoiser, projection and text encoder on latents.
 

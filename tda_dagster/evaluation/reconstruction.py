@@ -31,7 +31,8 @@ def si_sdr(original: np.ndarray, estimate: np.ndarray) -> float:
     guess = estimate.astype(np.float64)
     scaled = reference * (guess @ reference) / (reference @ reference + 1e-12)
     distortion = scaled - guess
-    return float(10 * np.log10(max(scaled @ scaled / (distortion @ distortion + 1e-12), 1e-12)))
+    ratio = float(scaled @ scaled) / (float(distortion @ distortion) + 1e-12)
+    return float(10 * np.log10(max(ratio, 1e-12)))
 
 
 def log_mel(audio: np.ndarray, sampling_rate: int, bands: int = 80) -> np.ndarray:

@@ -1,35 +1,41 @@
 """Second copies of the model, for computing by hand what the library computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from torch import Tensor
 
-from tda_dagster.diffusion.latents import LatentSegments
-from tda_dagster.diffusion.model import MusicModel, open_model
-from tda_dagster.diffusion.noise import NoisePlan
-from tda_dagster.diffusion.objective import denoising_loss
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Gradient = Callable[..., dict[str, Tensor]]
+    from tda_dagster.diffusion.latents import LatentSegments
+    from tda_dagster.diffusion.model import MusicModel
+    from tda_dagster.diffusion.noise import NoisePlan
 
 
 @pytest.fixture(scope="module")
-def twin(spectral_folder: Path) -> MusicModel:
+def twin(spectral_folder: Path) -> "MusicModel":
     """The same model a second time, with gradients: what a test does to it, `model` never sees."""
+    from tda_dagster.diffusion.model import open_model
+
     opened = open_model(spectral_folder)
     opened.denoiser.requires_grad_(True)
     return opened
 
 
 @pytest.fixture(scope="module")
-def gradient_by_hand() -> Gradient:
+def gradient_by_hand() -> "Callable[..., dict[str, Tensor]]":
     """One backward pass: the gradients of the loss of one segment under one draw, float64."""
+    from tda_dagster.diffusion.objective import denoising_loss
 
     def compute(
-        model: MusicModel, segment: LatentSegments, plan: NoisePlan, draw: int, mask_padding: bool
-    ) -> dict[str, Tensor]:
+        model: "MusicModel",
+        segment: "LatentSegments",
+        plan: "NoisePlan",
+        draw: int,
+        mask_padding: bool,
+    ) -> "dict[str, Tensor]":
         assert len(segment) == 1
         model.denoiser.zero_grad()
         denoising_loss(
@@ -50,9 +56,13 @@ def gradient_by_hand() -> Gradient:
 
 
 @pytest.fixture
-def framewise_model(spectral_folder: Path) -> MusicModel:
+def framewise_model(spectral_folder: Path) -> "MusicModel":
     """The model without self-attention: its frames are strangers, so that padding can reach the
     rest through the loss only."""
+    import torch
+
+    from tda_dagster.diffusion.model import open_model
+
     opened = open_model(spectral_folder)
     with torch.no_grad():
         for block in opened.pipeline.transformer.transformer_blocks:
@@ -61,10 +71,10 @@ def framewise_model(spectral_folder: Path) -> MusicModel:
 
 
 @pytest.fixture
-def repadded() -> Callable[[LatentSegments], LatentSegments]:
+def repadded() -> "Callable[[LatentSegments], LatentSegments]":
     """The same segments with other numbers in their padding."""
 
-    def change(segments: LatentSegments) -> LatentSegments:
+    def change(segments: "LatentSegments") -> "LatentSegments":
         other = segments.take(range(len(segments)))
         padding = ~segments.frame_mask().unsqueeze(1).expand_as(other.latents)
         other.latents[padding] = 7.0
@@ -75,8 +85,10 @@ def repadded() -> Callable[[LatentSegments], LatentSegments]:
 
 
 @pytest.fixture
-def untouched(model: MusicModel) -> object:
+def untouched(model: "MusicModel") -> Iterator[None]:
     """Fails the test if it leaves the model's weights changed by a single bit."""
+    import torch
+
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     yield
     for name, value in model.denoiser.state_dict().items():

@@ -5,6 +5,7 @@ A script, not a test: definitions read the workspace when they are imported.
 
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from tda_dagster.definitions import defs
 from tda_dagster.partitions import register
@@ -15,7 +16,7 @@ def main() -> None:
     with dg.DagsterInstance.get() as instance:
         (partition,) = register(instance, Workspace.find())
         graph = defs.resolve_asset_graph()
-        resolver = CachingStaleStatusResolver(instance, graph, instance)
+        resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
         for key in sorted(defs.resolve_all_asset_keys(), key=lambda k: k.path):
             place = partition.key if graph.get(key).is_partitioned else None
             if resolver.get_status(key, place) == StaleStatus.STALE:

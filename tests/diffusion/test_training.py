@@ -75,7 +75,8 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     second = trainer()
     second.load(tmp_path / "state")
     assert second.step == stop
-    second.save(tmp_path / "state")  # over the file that it was read from
+    # safetensors maps files; what becomes of this one must not matter any more.
+    (tmp_path / "state").write_bytes(bytes((tmp_path / "state").stat().st_size))
     list(second.advance(100, every=4))
     assert second.step == 12
 
