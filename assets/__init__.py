@@ -4,3 +4,14 @@ What belongs here: what each asset reads, which settings it depends on, which li
 calls, and what a person wants to see of it. How music is cut, trained on, unlearned or scored is
 the library's business.
 """
+
+from assets import (  # noqa: F401  (importing them declares them)
+    attribution,
+    base,
+    cohort,
+    dataset,
+    evaluation,
+    report,
+    unlearned,
+    warehouse,
+)

@@ -43,7 +43,7 @@ def _one_score_each(job: Job, artifact: Artifact) -> Verdict:
     partitioned="cohort|method",
     checks={"one_score_each": _one_score_each},
     describe=_describe,
-    kinds={"polars", "parquet"},
+    kinds=["polars", "parquet"],
 )
 def scores(job: Job, out: Path) -> None:
     """One score per query and training segment: how much its loss rose when the query was

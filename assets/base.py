@@ -61,7 +61,7 @@ def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
     settings=["model.pipeline", "model.training.frames"],
     fingerprint=_weights_outside,
     describe=_describe_autoencoder,
-    kinds={"pytorch", "safetensors"},
+    kinds=["pytorch", "safetensors"],
 )
 def autoencoder(job: Job, out: Path) -> None:
     """The autoencoder between audio and latents, and the audio format it works on.
@@ -113,7 +113,7 @@ def _describe_checkpoint(artifact: Artifact) -> dict[str, Any]:
     settings=["model.pipeline", "model.training"],
     fingerprint=_pipeline_outside,
     describe=_describe_checkpoint,
-    kinds={"pytorch", "diffusers"},
+    kinds=["pytorch", "diffusers"],
 )
 def checkpoint(job: Job, out: Path) -> None:
     """The base model θ₀ as a diffusers pipeline directory: trained here, or a copy of one's own."""
@@ -192,7 +192,7 @@ def _describe_fisher(artifact: Artifact) -> dict[str, Any]:
     inputs=["dataset/latents", "base/checkpoint"],
     settings=["fisher", "model.device"],
     describe=_describe_fisher,
-    kinds={"pytorch", "safetensors"},
+    kinds=["pytorch", "safetensors"],
 )
 def fisher(job: Job, out: Path) -> None:
     """Diagonal Fisher information of the base model over the training segments."""
@@ -285,7 +285,7 @@ def finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
     settings=["noise", "sweep", "model.device"],
     checks={"finite_and_complete": finite_and_complete, "reproducible": _losses_reproduce},
     describe=_describe_losses,
-    kinds={"pytorch", "parquet"},
+    kinds=["pytorch", "parquet"],
 )
 def losses(job: Job, out: Path) -> None:
     """The loss cache: every segment's loss under θ₀ and the noise plan."""

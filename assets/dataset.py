@@ -41,7 +41,7 @@ def _describe_manifest(artifact: Artifact) -> dict[str, Any]:
     settings=["dataset.manifest", "dataset.reference"],
     fingerprint=_files_outside,
     describe=_describe_manifest,
-    kinds={"audio", "parquet"},
+    kinds=["audio", "parquet"],
 )
 def manifest(job: Job, out: Path) -> None:
     """The recordings and what is known of them.
@@ -146,7 +146,7 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
     ],
     checks={"rows_accounted_for": _accounted_for},
     describe=_describe_index,
-    kinds={"polars", "parquet"},
+    kinds=["polars", "parquet"],
 )
 def index(job: Job, out: Path) -> None:
     """Every recording decoded, checked and cut into segments; bad rows are listed, not fatal."""
@@ -197,7 +197,7 @@ def _one_latent_each(job: Job, artifact: Artifact) -> Verdict:
     ],
     checks={"complete_and_finite": _one_latent_each},
     describe=_describe_latents,
-    kinds={"pytorch", "safetensors"},
+    kinds=["pytorch", "safetensors"],
 )
 def latents(job: Job, out: Path) -> None:
     """The segments as the model sees them: latents and conditioning, in shards."""

@@ -47,7 +47,7 @@ def _describe_reconstruction(artifact: Artifact) -> dict[str, Any]:
     inputs=["dataset/manifest", "dataset/index", "base/autoencoder"],
     settings=["dataset.manifest", "dataset.min_seconds", "dataset.silence_dbfs"],
     describe=_describe_reconstruction,
-    kinds={"audio", "polars"},
+    kinds=["audio", "polars"],
 )
 def reconstruction(job: Job, out: Path) -> None:
     """How well the autoencoder gives back segments, held-out ones where there are any."""
@@ -108,7 +108,7 @@ def _describe_attribution(artifact: Artifact) -> dict[str, Any]:
     ],
     partitioned="cohort|method",
     describe=_describe_attribution,
-    kinds={"polars"},
+    kinds=["polars"],
 )
 def attribution(job: Job, out: Path) -> None:
     """Did unlearning do what it should: how far the weights moved, how much held-out music was

@@ -56,7 +56,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
     ],
     finish=_lay_out,
     describe=_describe,
-    kinds={"html"},
+    kinds=["html"],
 )
 def pages(job: Job, out: Path) -> None:
     """One self-contained page per cohort: each query beside the tracks that shaped it."""

@@ -49,7 +49,7 @@ def _deltas_move(job: Job, artifact: Artifact) -> Verdict:
     partitioned="cohort|method",
     checks={"deltas_move": _deltas_move},
     describe=_describe_checkpoints,
-    kinds={"pytorch", "safetensors"},
+    kinds=["pytorch", "safetensors"],
 )
 def checkpoints(job: Job, out: Path) -> None:
     """One unlearned checkpoint per query: the delta of the changed weights."""
@@ -103,7 +103,7 @@ def _finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
     partitioned="cohort|method",
     checks={"finite_and_complete": _finite_and_complete},
     describe=_describe_losses,
-    kinds={"pytorch", "parquet"},
+    kinds=["pytorch", "parquet"],
 )
 def losses(job: Job, out: Path) -> None:
     """The loss sweep: every segment's loss under each unlearned checkpoint, paired with the loss

@@ -54,7 +54,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
     settings=["shares"],
     finish=_lay_out,
     describe=_describe,
-    kinds={"duckdb", "parquet"},
+    kinds=["duckdb", "parquet"],
 )
 def duckdb(job: Job, out: Path) -> None:
     """The attribution warehouse: every cohort that was scored against the present dataset, as

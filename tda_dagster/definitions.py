@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from assets import attribution, base, cohort, dataset, evaluation, report, unlearned, warehouse
+import assets  # noqa: F401  (declares them)
+from tda_dagster.dagster_assets import dagster_assets
 from tda_dagster.partitions import COHORT_BY_METHOD, register
 from tda_dagster.workspace import Workspace
 
@@ -27,9 +28,7 @@ def partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 defs = dg.Definitions(
-    assets=dg.load_assets_from_modules(
-        [dataset, base, cohort, unlearned, attribution, evaluation, warehouse, report]
-    ),
+    assets=dagster_assets(Workspace.find()),
     jobs=[main_job],
     sensors=[partitions_sensor],
     # Steps are long and the store is shared: separate processes would cost seconds each, for

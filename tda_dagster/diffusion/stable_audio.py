@@ -5,6 +5,7 @@ by cross-attention and by a prepended global token.
 """
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -109,15 +110,18 @@ class StableAudioModel(MusicModel):
         steps: int,
         guidance_scale: float,
     ) -> Tensor:
-        latents: Tensor = self.pipeline(
-            prompt,
-            negative_prompt=negative_prompt or None,
-            audio_end_in_s=seconds,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=torch.Generator(self.device).manual_seed(seed),
-            output_type="latent",
-        ).audios
+        with warnings.catch_warnings():
+            # The scheduler's noise sampler warns of rounding at the ends of its interval.
+            warnings.filterwarnings("ignore", module="torchsde")
+            latents: Tensor = self.pipeline(
+                prompt,
+                negative_prompt=negative_prompt or None,
+                audio_end_in_s=seconds,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=torch.Generator(self.device).manual_seed(seed),
+                output_type="latent",
+            ).audios
         return latents[0]
 
     def layer_groups(self) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,154 @@
+"""Study assets as Dagster assets.
+
+What belongs here: everything Dagster needs to know of a declared asset, and the one function that
+Dagster calls, which finds or makes the artifact, checks it and reports it.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
+from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
+from tda_dagster.progress import reporter
+from tda_dagster.schema import dagster_schema
+from tda_dagster.store import Materialized, canonical_json, digest_of
+from tda_dagster.workspace import Workspace, nested
+
+
+def dagster_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
+    """All declared assets, with the workspace's settings as defaults of their launchpads."""
+    return [_dagster_asset(declared, workspace) for declared in STUDY_ASSETS.values()]
+
+
+def _key(name: str) -> dg.AssetKey:
+    return dg.AssetKey(name.split("/"))
+
+
+def _dagster_asset(declared: StudyAsset, workspace: Workspace) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=_key(declared.name),
+        deps=[_key(name) for name in (*declared.inputs, *declared.gathers)],
+        group_name=declared.name.split("/")[0],
+        kinds=set(declared.kinds),
+        owners=["team:attribution"],
+        description=declared.produce.__doc__,
+        code_version=_code_version(declared, workspace),
+        partitions_def=COHORT_BY_METHOD if declared.partitioned else None,
+        config_schema=dagster_schema(workspace.settings, declared.settings),
+        check_specs=[
+            dg.AssetCheckSpec(
+                name, asset=_key(declared.name), blocking=True, description=check.__doc__
+            )
+            for name, check in declared.checks.items()
+        ],
+    )
+    # Dagster reads this annotation, and only understands it without a type argument.
+    def compute(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        return _materialize(declared, context)
+
+    return compute
+
+
+def _code_version(declared: StudyAsset, workspace: Workspace) -> str:
+    """The asset's version with a digest of its settings and of what is upstream of it.
+
+    Dagster compares code versions, not configuration, and only an asset's own: with all of it in
+    one string, a change of params.yaml shows exactly the dependent assets as stale, at once.
+    """
+    own = {
+        ".".join(path): v.model_dump(mode="json") if hasattr(v, "model_dump") else v
+        for path, v in nested(workspace.settings, declared.settings)
+    }
+    upstream = [
+        _code_version(STUDY_ASSETS[name], workspace)
+        for name in (*declared.inputs, *declared.gathers)
+    ]
+    digest = digest_of(canonical_json({"settings": own, "upstream": upstream}))
+    return f"{declared.version}+{digest[:8]}"
+
+
+def _materialize(
+    declared: StudyAsset, context: dg.AssetExecutionContext
+) -> dg.MaterializeResult[Any]:
+    overrides = _flat(context.op_execution_context.op_config or {})
+    workspace = Workspace(Workspace.find().root, overrides=overrides)
+    partition = _partition(context, workspace) if declared.partitioned else None
+    heads = declared.heads(workspace.store, partition)
+    digests = {name: ref.digest for name, ref in heads.items()}
+    recipe = declared.recipe(workspace.settings, digests, partition, workspace)
+    start = time.monotonic()
+    with reporter(declared.name, context.log.info) as progress:
+        job = Job(
+            asset=declared,
+            workspace=workspace,
+            settings=settings_view(workspace.settings, declared.settings, partition),
+            inputs={name: workspace.store.artifact(digest) for name, digest in digests.items()},
+            recipe=recipe,
+            partition=partition,
+            run_id=context.run_id,
+            progress=progress.update,
+        )
+        made = workspace.store.materialize(
+            recipe,
+            lambda out: declared.produce(job, out),
+            run_id=context.run_id,
+            device=workspace.settings.model.device,
+            head=False,
+        )
+        verdicts = {name: check(job, made.artifact) for name, check in declared.checks.items()}
+        if all(verdict.passed for verdict in verdicts.values()):
+            workspace.store.set_head(made.ref)
+            if declared.finish is not None:
+                declared.finish(job, made.artifact)
+        progress.done(cached=made.cached)
+    context.log.info(f"{declared.name}: {'cache hit' if made.cached else 'computed'}")
+    return _result(declared, made, verdicts, time.monotonic() - start)
+
+
+def _result(
+    declared: StudyAsset, made: Materialized, verdicts: Mapping[str, Verdict], seconds: float
+) -> dg.MaterializeResult[Any]:
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(made.artifact.digest),
+        metadata={
+            "cached": made.cached,
+            "seconds": round(seconds, 2),
+            "computed in (s)": round(made.ref.seconds, 2),
+            "size (MB)": round(made.artifact.size_bytes / 1e6, 3),
+            "files": len(made.artifact.entries),
+            "recipe": made.ref.recipe.key,
+            **declared.describe(made.artifact),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name=name,
+                asset_key=_key(declared.name),
+                passed=verdict.passed,
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata={"detail": verdict.detail},
+            )
+            for name, verdict in verdicts.items()
+        ],
+    )
+
+
+def _partition(context: dg.AssetExecutionContext, workspace: Workspace) -> Partition:
+    key = context.partition_key
+    assert isinstance(key, dg.MultiPartitionKey)
+    dimensions = key.keys_by_dimension
+    return Partition(dimensions["cohort"], stored_spec(workspace.store, dimensions["method"]))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested config as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, path + ".")
+        else:
+            flat[path] = value
+    return flat
