@@ -1,14 +1,7 @@
 """Which training tracks, and whose, shaped this generated piece of music.
 
-The library without Dagster, in five lines:
-
-    import tda_dagster as tda
-
-    model = tda.open_model("path/to/a/diffusers/pipeline")
-    dataset = tda.open_dataset("music/manifest.csv", model)
-    fisher = tda.estimate_fisher(model, dataset, tda.NoisePlan(draws=4, seed=1))
-    unlearned = tda.unlearn(model, dataset.take([0]), fisher, learning_rate=0.1, draws=64, …)
-    scores = tda.rank(model, dataset, unlearned, tda.NoisePlan(draws=12, seed=0))
+The names below are the library without Dagster: open a model and a dataset, estimate the Fisher
+information, unlearn a piece, rank the segments. README.md shows them in five lines.
 """
 
 import os

@@ -170,6 +170,20 @@ def ui(port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to write pipeline/ and music/.")],
+) -> None:
+    """Write the base model and the reference study's music as plain folders."""
+    workspace = _workspace()
+    for asset, name in (("base/checkpoint", "."), ("dataset/manifest", "music")):
+        head = workspace.store.head(asset)
+        if head is None:
+            raise TdaError(f"{asset} has not been materialised; run `tda run` first")
+        workspace.store.artifact(head.digest).export(folder / name)
+        console.print(f"wrote {asset} to {folder / name}", highlight=False)
+
+
+@app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
     """Lay out a new study: params.yaml, a cohort, dvc.yaml."""
     from tda_dagster.scaffold import lay_out

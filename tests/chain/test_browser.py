@@ -1,6 +1,7 @@
 """The Dagster UI in a real browser, on a real study."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -80,3 +81,34 @@ def test_the_asset_graph_shows_groups_checks_and_materialisations(ui: str, tmp_p
         page.get_by_text("rows_accounted_for").first.wait_for(timeout=60_000)
         page.screenshot(path=tmp_path / "checks.png")
         browser.close()
+
+
+def test_a_click_materialises_an_asset(ui: str, study: Study) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    before = len(runs(ui))
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=ARGUMENTS
+        )
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(f"{ui}/assets/dataset/index", wait_until="domcontentloaded")
+        page.get_by_role("button", name="Materialize").first.click(timeout=60_000)
+        deadline = time.monotonic() + 120
+        while len(runs(ui)) == before or runs(ui)[0] not in ("SUCCESS", "FAILURE"):
+            assert time.monotonic() < deadline, runs(ui)[:1]
+            time.sleep(1)
+        browser.close()
+    assert runs(ui)[0] == "SUCCESS"
+
+
+def runs(ui: str) -> list[str]:
+    """The status of every run, latest first."""
+    query = "{runsOrError{... on Runs{results{status}}}}"
+    request = urllib.request.Request(
+        f"{ui}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found = json.load(answer)["data"]["runsOrError"]["results"]
+    return [run["status"] for run in found]
