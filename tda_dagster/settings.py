@@ -76,7 +76,7 @@ class DatasetSettings(Section):
 class TrainingSettings(Section):
     """Training of the reference model (unused when `model.pipeline` is given)."""
 
-    steps: PositiveInt = 1200
+    steps: PositiveInt = 2000
     batch_size: PositiveInt = 16
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     warmup_steps: PositiveInt = 50
@@ -151,7 +151,7 @@ class GenerationSettings(Section):
     """How queries are generated from prompts."""
 
     inference_steps: PositiveInt = 50
-    guidance_scale: Annotated[float, Field(ge=0)] = 3.0
+    guidance_scale: Annotated[float, Field(ge=0)] = 1.5
     negative_prompt: str = ""
 
 

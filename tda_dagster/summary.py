@@ -37,7 +37,9 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
         key: list[object] = [row["query_id"], row["method_id"]]
         console.print()
         console.print(f"[bold]{row['query_id']}[/bold]  “{escape(row['prompt'])}”")
-        tracks = Table("most influential tracks", "composer", "rightsholder", box=None)
+        tracks = Table(box=None)
+        for heading in ("most influential tracks", "composer", "rightsholder"):
+            tracks.add_column(heading, no_wrap=True, overflow="ellipsis")
         tracks.add_column("share", justify="right")
         tracks.add_column("z", justify="right")
         for track in query(database, _TRACKS, [*key, TOP_TRACKS]).iter_rows(named=True):

@@ -21,6 +21,8 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+# diffusers loads components of other libraries only when those are imported already.
+from tda_dagster.diffusion.autoencoder import spectral  # noqa: F401
 from tda_dagster.diffusion.latents import Conditioning
 from tda_dagster.errors import TdaError
 
