@@ -5,8 +5,9 @@ blocked and never see half of it.
 """
 
 import hashlib
+import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -32,8 +33,9 @@ class BuildReport:
     content_digest: str
 
 
-def build(path: Path, tables: Mapping[str, pl.DataFrame]) -> BuildReport:
-    """Build the database at `path` from frames by table name; tables not given are empty.
+def build(path: Path, tables: Mapping[str, pl.DataFrame | Sequence[Path]]) -> BuildReport:
+    """Build the database at `path` from frames or Parquet files by table name; tables not given
+    are empty.
 
     Raises WarehouseError, naming table, column and row, for data that does not fit; the database
     that was there stays untouched then.
@@ -41,15 +43,34 @@ def build(path: Path, tables: Mapping[str, pl.DataFrame]) -> BuildReport:
     unknown = sorted(set(tables) - set(BY_NAME))
     if unknown:
         raise WarehouseError(f"{unknown[0]}: no such table; tables: {', '.join(BY_NAME)}")
-    frames = {t.name: validate(t.name, tables.get(t.name, empty(t.name))) for t in TABLES}
+    given = {name: _frame(name, table) for name, table in tables.items()}
+    frames = {t.name: validate(t.name, given.get(t.name, empty(t.name))) for t in TABLES}
     _check_references(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
         fresh = Path(folder) / path.name
         with duckdb.connect(str(fresh), config=_OWN_TABLES_ONLY) as connection:
             _fill(connection, frames)
+        # A log left by a crashed writer would be replayed into the new database.
+        path.with_name(path.name + ".wal").unlink(missing_ok=True)
         fresh.replace(path)
     return BuildReport({n: f.height for n, f in frames.items()}, content_digest(frames))
+
+
+def _frame(name: str, table: pl.DataFrame | Sequence[Path]) -> pl.DataFrame:
+    """The table as a frame; several Parquet files are its parts."""
+    if isinstance(table, pl.DataFrame):
+        return table
+    parts: list[pl.DataFrame] = []
+    for file in table:
+        try:
+            part = pl.read_parquet(file)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise WarehouseError(f"{name}: {file} cannot be read as Parquet: {error}") from None
+        if parts and part.schema != parts[0].schema:
+            raise WarehouseError(f"{name}: {file} has other columns or types than {table[0]}")
+        parts.append(part)
+    return pl.concat(parts) if parts else empty(name)
 
 
 def content_digest(tables: Mapping[str, pl.DataFrame]) -> str:
@@ -94,25 +115,38 @@ def _fill(connection: duckdb.DuckDBPyConnection, frames: Mapping[str, pl.DataFra
     connection.execute("CREATE TABLE data_dictionary (markdown VARCHAR)")
     connection.execute("INSERT INTO data_dictionary VALUES (?)", [data_dictionary()])
     _create_views(connection)
+    for view, text in _views().items():
+        connection.execute(f"COMMENT ON VIEW {view} IS {_quoted(_header(text))}")
     connection.commit()
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection) -> None:
     """Create all views, those that others need first."""
-    waiting = {f.name: f.read_text(encoding="utf-8") for f in _sql_files("views")}
-    names = {name.removesuffix(".sql") for name in waiting}
+    waiting = _views()
+    names = set(waiting)
     done: set[str] = set()
     while waiting:
         ready = [
             name
             for name, text in sorted(waiting.items())
-            if all(n in done or n not in text for n in names - {name.removesuffix(".sql")})
+            if all(n in done or n not in text for n in names - {name})
         ]
         if not ready:
             raise WarehouseError(f"views need each other: {', '.join(sorted(waiting))}")
         for name in ready:
             connection.execute(waiting.pop(name))
-            done.add(name.removesuffix(".sql"))
+            done.add(name)
+
+
+def _views() -> dict[str, str]:
+    """The SQL of each view."""
+    return {f.name.removesuffix(".sql"): f.read_text(encoding="utf-8") for f in _sql_files("views")}
+
+
+def _header(text: str) -> str:
+    """The comment that a `.sql` file begins with, as one line."""
+    lines = itertools.takewhile(lambda line: line.startswith("--"), text.splitlines())
+    return " ".join(line.removeprefix("--").strip() for line in lines)
 
 
 def _quoted(text: str) -> str:
@@ -134,13 +168,21 @@ def _sql_files(folder: str):  # type: ignore[no-untyped-def]  # importlib's Trav
 
 
 def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection; raises WarehouseError when there is no database."""
+    """A read-only connection; raises WarehouseError when there is no database to read."""
     if not path.exists():
         raise WarehouseError(
             f"{path}: there is no warehouse yet; `tda run` builds it (or `tda materialize "
             "warehouse` when scores exist)"
         )
-    return duckdb.connect(str(path), read_only=True, config=_OWN_TABLES_ONLY)
+    try:
+        return duckdb.connect(str(path), read_only=True, config=_OWN_TABLES_ONLY)
+    except duckdb.Error as error:
+        raise WarehouseError(f"{path}: cannot be opened: {error}") from None
+
+
+def read_tables(path: Path) -> dict[str, pl.DataFrame]:
+    """All base tables of a built database by name; `content_digest` compares two of them."""
+    return {t.name: query(path, f"SELECT * FROM {t.name}") for t in TABLES}
 
 
 def query(path: Path, sql: str, parameters: list[object] | None = None) -> pl.DataFrame:
@@ -148,6 +190,14 @@ def query(path: Path, sql: str, parameters: list[object] | None = None) -> pl.Da
     with connect(path) as connection:
         try:
             answer = connection.execute(sql, parameters or [])
-            return pl.DataFrame(answer.arrow()) if answer.description else pl.DataFrame()
+        except duckdb.Error as error:
+            raise WarehouseError(f"{error}") from None
+        if answer is None or not answer.description:
+            return pl.DataFrame()
+        for name, kind, *_ in answer.description:
+            if "INTERVAL" in str(kind):  # polars has no such type, and panics
+                raise WarehouseError(f"column {name} is an interval: cast it, e.g. {name}::VARCHAR")
+        try:
+            return pl.DataFrame(answer.arrow())
         except duckdb.Error as error:
             raise WarehouseError(f"{error}") from None

@@ -20,7 +20,8 @@ class WarehouseError(TdaError):
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `references` names the table and column whose values it takes."""
+    """A column; `references` names the table and column whose values it takes, `choices` the only
+    values it may have."""
 
     name: str
     dtype: type[pl.DataType]
@@ -28,6 +29,7 @@ class Column:
     unit: str = ""
     nullable: bool = False
     references: tuple[str, str] | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def comment(self) -> str:
@@ -69,6 +71,7 @@ def _f(name: str, description: str, **more: object) -> Column:
 
 
 _SPLIT = "train: the model learnt from it; heldout: it did not"
+_SPLITS = ("train", "heldout")
 _QUERY = {"references": ("dim_query", "query_id")}
 _METHOD = {"references": ("dim_method", "method_id")}
 _SEGMENT = {"references": ("dim_segment", "segment_id")}
@@ -90,9 +93,14 @@ TABLES = (
             _s("instruments", "instruments"),
             _s("caption", "text the model is conditioned on"),
             _s("licence", "terms of the source"),
-            _s("version_of", "track that this is another rendition of", nullable=True),
+            _s(
+                "version_of",
+                "track that this is another rendition of",
+                nullable=True,
+                references=("dim_track", "track_id"),
+            ),
             _s("version_kind", "what differs from that track", nullable=True),
-            _s("split", _SPLIT),
+            _s("split", _SPLIT, choices=_SPLITS),
             _s("audio", "audio file, as in the manifest"),
             _s("audio_sha256", "sha256 of the audio file"),
             _i("sample_rate_hz", "sampling rate of the audio file", unit="Hz"),
@@ -114,7 +122,7 @@ TABLES = (
             _i("valid_samples", "samples that are music, not padding", unit="samples"),
             _i("frames", "length of the window in latents", unit="frames"),
             _i("valid_frames", "latent frames that are music", unit="frames"),
-            _s("split", _SPLIT),
+            _s("split", _SPLIT, choices=_SPLITS),
             _s("segment_sha256", "sha256 of the window's float32 PCM"),
         ),
     ),
@@ -126,13 +134,17 @@ TABLES = (
             _s("query_id", "identifies the query"),
             _s("cohort", "cohort it is attributed with"),
             _i("query_index", "place in the cohort, from 0"),
-            _s("kind", "generated, audio (imported) or segment (self-influence)"),
+            _s(
+                "kind",
+                "generated, audio (imported) or segment (self-influence)",
+                choices=("generated", "audio", "segment"),
+            ),
             _s("prompt", "prompt or caption it is conditioned on"),
             _s("negative_prompt", "negative prompt of the generation"),
             _i("seed", "seed of the generation", nullable=True),
             _f("guidance_scale", "classifier-free guidance", nullable=True),
             _i("inference_steps", "denoising steps of the generation", nullable=True),
-            _s("segment_id", "training segment, for self-influence", nullable=True),
+            _s("segment_id", "training segment, for self-influence", nullable=True, **_SEGMENT),
             _s("source", "imported file", nullable=True),
             _f("seconds", "length", unit="s"),
             _i("frames", "latent frames", unit="frames"),
@@ -242,7 +254,11 @@ TABLES = (
             _s("metric", "name of the figure"),
             _f("value", "the figure"),
             _s("unit", "its unit"),
-            _s("direction", "which way is better: higher, lower or none"),
+            _s(
+                "direction",
+                "which way is better: higher, lower or none",
+                choices=("higher", "lower", "none"),
+            ),
             _s("detail", "what else distinguishes it"),
         ),
     ),
@@ -286,7 +302,10 @@ def validate(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     for column in table.columns:
         have = frame.schema[column.name]
         if have != column.dtype and frame[column.name].null_count() < frame.height:
-            raise WarehouseError(f"{name}.{column.name}: is {have}, must be {column.dtype}")
+            raise WarehouseError(
+                f"{name}.{column.name}: is {have}, must be {column.dtype} ({frame.height} rows, "
+                f"e.g. {frame[column.name].drop_nulls()[0]!r})"
+            )
     frame = frame.cast(table.schema)
     for column in table.columns:
         _check_values(name, column, frame)
@@ -296,6 +315,8 @@ def validate(name: str, frame: pl.DataFrame) -> pl.DataFrame:
             key = dict(zip(table.key, repeated.select(table.key).row(0), strict=True))
             raise WarehouseError(f"{name}: {repeated.height} rows share a key, e.g. {key}")
         frame = frame.sort(table.key, nulls_last=False)
+    elif frame.height > 1:
+        raise WarehouseError(f"{name}: {frame.height} rows, must be one")
     return frame
 
 
@@ -311,6 +332,13 @@ def _check_values(name: str, column: Column, frame: pl.DataFrame) -> None:
         if len(bad):
             raise WarehouseError(
                 f"{name}.{column.name}: {len(bad)} values not finite, e.g. {bad[0]}"
+            )
+    if column.choices:
+        wrong = values.drop_nulls().filter(~values.drop_nulls().is_in(column.choices))
+        if len(wrong):
+            raise WarehouseError(
+                f"{name}.{column.name}: {len(wrong)} values are none of "
+                f"{', '.join(column.choices)}, e.g. {wrong[0]!r}"
             )
 
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 QUERIES = """queries:
 - {prompt: "A calm chorale in G major for string quartet, by J. S. Bach", seed: 1}
 - {prompt: "A lively jig for solo flute", seed: 2, seconds: 2.0}
@@ -27,7 +30,8 @@ class Study:
     def environment(self) -> dict[str, str]:
         """The environment of a user's shell: nothing of this test process leaks in."""
         kept = {k: v for k, v in os.environ.items() if k not in ("DAGSTER_HOME", "TDA_WORKSPACE")}
-        return kept | {"COLUMNS": "200", "OMP_NUM_THREADS": "2"}
+        activated = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return kept | {"COLUMNS": "200", "OMP_NUM_THREADS": "2", "PATH": activated}
 
     def command(self, *words: str) -> list[str]:
         return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
@@ -74,9 +78,19 @@ class Study:
 
 def new_study(root: Path) -> Study:
     (root / "cohorts").mkdir(parents=True)
-    shutil.copy(HERE / "params.yaml", root / "params.yaml")
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    _merge(settings, yaml.safe_load((HERE / "params.yaml").read_text(encoding="utf-8")))
+    (root / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (root / "cohorts" / "reference.yaml").write_text(QUERIES)
     return Study(root)
+
+
+def _merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            _merge(settings[key], value)
+        else:
+            settings[key] = value
 
 
 @pytest.fixture(scope="session")

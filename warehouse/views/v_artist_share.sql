@@ -4,7 +4,7 @@ SELECT
     query_id,
     method_id,
     artist,
-    sum(share) AS share,
+    sum(share::DECIMAL(38, 20))::DOUBLE AS share,
     count(*) FILTER (share > 0) AS tracks,
     false AS is_unattributed
 FROM v_track_share

@@ -6,7 +6,7 @@ SELECT
     query_id,
     method_id,
     rightsholder,
-    sum(share) AS share,
+    sum(share::DECIMAL(38, 20))::DOUBLE AS share,
     count(*) FILTER (share > 0) AS tracks,
     false AS is_unattributed
 FROM v_track_share

@@ -1,14 +1,23 @@
 -- Evidence and share of every training segment, per query and method.
--- z, evidence, unattributed and share are defined in the data dictionary ("Shares").
+-- z, evidence, unattributed and share are defined in the data dictionary ("Shares"). Only training
+-- segments count: others may be scored, as a control, but shaped nothing.
 CREATE VIEW v_segment_share AS
-WITH centre AS (
+-- The threads of DuckDB add floats in an order of their own, so the last digits would differ between
+-- runs. Evidence is therefore added in a fixed order, and shares, in the views built on this one, as
+-- decimals, whose sum is exact.
+WITH scored AS (
+    SELECT s.*
+    FROM fct_score s JOIN dim_segment g USING (segment_id)
+    WHERE g.split = 'train'
+),
+centre AS (
     SELECT query_id, method_id, median(score) AS median_score, count(*) AS segments
-    FROM fct_score
+    FROM scored
     GROUP BY ALL
 ),
 spread AS (
     SELECT s.query_id, s.method_id, 1.4826 * median(abs(s.score - c.median_score)) AS robust_sd
-    FROM fct_score s JOIN centre c USING (query_id, method_id)
+    FROM scored s JOIN centre c USING (query_id, method_id)
     GROUP BY ALL
 ),
 standardised AS (
@@ -16,7 +25,7 @@ standardised AS (
         s.*,
         c.segments,
         CASE WHEN d.robust_sd > 0 THEN (s.score - c.median_score) / d.robust_sd ELSE 0 END AS z
-    FROM fct_score s
+    FROM scored s
     JOIN centre c USING (query_id, method_id)
     JOIN spread d USING (query_id, method_id)
 ),
@@ -28,13 +37,17 @@ totals AS (
     SELECT
         query_id,
         method_id,
-        sum(evidence) AS total_evidence,
-        CASE
-            WHEN sum(evidence) > 0 THEN least(1, any_value(segments * null_excess) / sum(evidence))
-            ELSE 1
-        END AS unattributed
+        any_value(segments * null_excess) AS null_evidence,
+        coalesce(sum(evidence ORDER BY segment_id) FILTER (evidence > 0), 0) AS total_evidence
     FROM weighed
-    GROUP BY ALL
+    GROUP BY query_id, method_id
+),
+abstained AS (
+    SELECT
+        *,
+        CASE WHEN total_evidence > 0 THEN least(1, null_evidence / total_evidence) ELSE 1 END
+            AS unattributed
+    FROM totals
 )
 SELECT
     w.query_id,
@@ -50,5 +63,5 @@ SELECT
         THEN (1 - t.unattributed) * w.evidence / t.total_evidence ELSE 0 END AS share,
     t.unattributed
 FROM weighed w
-JOIN totals t USING (query_id, method_id)
+JOIN abstained t USING (query_id, method_id)
 JOIN dim_segment g USING (segment_id);

@@ -1,24 +1,36 @@
 -- Share and best segment of every training track, per query and method, and its rank by share
 -- (ties by highest score). One row per track; the unattributed share is a column.
 CREATE VIEW v_track_share AS
+WITH tracks AS (
+    SELECT
+        query_id,
+        method_id,
+        track_id,
+        sum(share::DECIMAL(38, 20))::DOUBLE AS share,
+        max(score) AS best_score,
+        max(z) AS best_z,
+        arg_min(segment_id, rank) AS best_segment_id,
+        any_value(unattributed) AS unattributed
+    FROM v_segment_share
+    GROUP BY query_id, method_id, track_id
+)
 SELECT
-    query_id,
-    method_id,
+    s.query_id,
+    s.method_id,
     row_number() OVER (
-        PARTITION BY query_id, method_id
-        ORDER BY sum(s.share) DESC, max(s.score) DESC, s.track_id
+        PARTITION BY s.query_id, s.method_id
+        ORDER BY s.share DESC, s.best_score DESC, s.track_id
     ) AS track_rank,
     s.track_id,
-    any_value(t.title) AS title,
-    any_value(t.composer) AS composer,
-    any_value(t.collection) AS collection,
-    any_value(t.artist) AS artist,
-    any_value(t.rightsholder) AS rightsholder,
-    sum(s.share) AS share,
-    max(s.score) AS best_score,
-    max(s.z) AS best_z,
-    arg_max(s.segment_id, s.score) AS best_segment_id,
-    any_value(s.unattributed) AS unattributed
-FROM v_segment_share s
-JOIN dim_track t USING (track_id)
-GROUP BY query_id, method_id, s.track_id;
+    t.title,
+    t.composer,
+    t.collection,
+    t.artist,
+    t.rightsholder,
+    s.share,
+    s.best_score,
+    s.best_z,
+    s.best_segment_id,
+    s.unattributed
+FROM tracks s
+JOIN dim_track t USING (track_id);

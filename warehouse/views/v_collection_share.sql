@@ -1,0 +1,15 @@
+-- Shares per collection, per query and method, with the unattributed share as a row of its own.
+CREATE VIEW v_collection_share AS
+SELECT
+    query_id,
+    method_id,
+    collection,
+    sum(share::DECIMAL(38, 20))::DOUBLE AS share,
+    count(*) FILTER (share > 0) AS tracks,
+    false AS is_unattributed
+FROM v_track_share
+GROUP BY ALL
+UNION ALL
+SELECT query_id, method_id, 'unattributed', any_value(unattributed), 0, true
+FROM v_track_share
+GROUP BY query_id, method_id;

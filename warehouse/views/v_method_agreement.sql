@@ -1,0 +1,36 @@
+-- How far two methods agree about a query: correlation of their scores over training segments.
+-- One row per query and pair of methods (method_id < other_method_id), and one per pair with
+-- query_id null: the mean over queries. Spearman's ties share their mean rank. No rows with one
+-- method; null where a method's scores are all equal.
+CREATE VIEW v_method_agreement AS
+WITH ranked AS (
+    SELECT
+        s.query_id, s.method_id, s.segment_id, s.score,
+        rank() OVER w + (count(*) OVER (PARTITION BY query_id, method_id, score) - 1) / 2
+            AS mean_rank
+    FROM fct_score s JOIN dim_segment g USING (segment_id)
+    WHERE g.split = 'train'
+    WINDOW w AS (PARTITION BY query_id, method_id ORDER BY score)
+),
+pairs AS (
+    SELECT
+        a.query_id,
+        a.method_id,
+        b.method_id AS other_method_id,
+        count(*) AS segments,
+        -- A constant column has no correlation; duckdb versions differ on NaN or null there.
+        CASE WHEN min(a.score) < max(a.score) AND min(b.score) < max(b.score)
+            THEN corr(a.mean_rank, b.mean_rank ORDER BY a.segment_id) END AS spearman,
+        CASE WHEN min(a.score) < max(a.score) AND min(b.score) < max(b.score)
+            THEN corr(a.score, b.score ORDER BY a.segment_id) END AS pearson
+    FROM ranked a
+    JOIN ranked b
+        ON b.query_id = a.query_id AND b.segment_id = a.segment_id AND a.method_id < b.method_id
+    GROUP BY ALL
+)
+SELECT * FROM pairs
+UNION ALL
+SELECT NULL, method_id, other_method_id, sum(segments)::BIGINT, avg(spearman ORDER BY query_id),
+    avg(pearson ORDER BY query_id)
+FROM pairs
+GROUP BY method_id, other_method_id;
