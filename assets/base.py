@@ -18,14 +18,9 @@ from tda_dagster.diffusion.autoencoder import (
     shipped_weights_digest,
 )
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
-from tda_dagster.diffusion.model import (
-    MusicModel,
-    autoencoder_of,
-    copy_pipeline,
-    open_model,
-    pipeline_stamp,
-)
+from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.opening import autoencoder_of, copy_pipeline, open_model, pipeline_stamp
 from tda_dagster.diffusion.reference import (
     ReferenceTraining,
     Trainer,

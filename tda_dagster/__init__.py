@@ -16,7 +16,7 @@ _PUBLIC = {
     "NoisePlan": "tda_dagster.diffusion.noise",
     "estimate_fisher": "tda_dagster.attribution.fisher",
     "open_dataset": "tda_dagster.api",
-    "open_model": "tda_dagster.diffusion.model",
+    "open_model": "tda_dagster.diffusion.opening",
     "rank": "tda_dagster.api",
     "sweep": "tda_dagster.attribution.sweep",
     "unlearn": "tda_dagster.attribution.unlearning",

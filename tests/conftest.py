@@ -137,7 +137,7 @@ def oobleck_folder(
 
 @pytest.fixture(scope="module")
 def model(spectral_folder: Path) -> "MusicModel":
-    from tda_dagster.diffusion.model import open_model
+    from tda_dagster.diffusion.opening import open_model
 
     return open_model(spectral_folder)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def twin(spectral_folder: Path) -> "MusicModel":
     """The same model a second time, with gradients: what a test does to it, `model` never sees."""
-    from tda_dagster.diffusion.model import open_model
+    from tda_dagster.diffusion.opening import open_model
 
     opened = open_model(spectral_folder)
     opened.denoiser.requires_grad_(True)
@@ -61,7 +61,7 @@ def framewise_model(spectral_folder: Path) -> "MusicModel":
     rest through the loss only."""
     import torch
 
-    from tda_dagster.diffusion.model import open_model
+    from tda_dagster.diffusion.opening import open_model
 
     opened = open_model(spectral_folder)
     with torch.no_grad():

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tda_dagster.attribution.sweep import LOSS_SCHEMA, sweep
 from tda_dagster.diffusion.latents import LatentSegments
-from tda_dagster.diffusion.model import MusicModel, open_model
+from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoiseMode, NoisePlan
 from tda_dagster.diffusion.objective import denoising_loss
+from tda_dagster.diffusion.opening import open_model
 
 PLANS = {
     "per_segment": NoisePlan(draws=5, seed=3),

@@ -12,8 +12,9 @@ from tda_dagster.attribution.fisher import FisherSum, estimate_fisher
 from tda_dagster.attribution.sweep import sweep
 from tda_dagster.attribution.unlearning import Unlearned, UnlearningError, unlearn
 from tda_dagster.diffusion.latents import LatentSegments
-from tda_dagster.diffusion.model import ModelError, MusicModel, open_model
+from tda_dagster.diffusion.model import ModelError, MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.opening import open_model
 
 Gradient = Callable[..., dict[str, Tensor]]
 

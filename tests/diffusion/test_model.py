@@ -14,13 +14,8 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
-from tda_dagster.diffusion.model import (
-    ModelError,
-    MusicModel,
-    autoencoder_of,
-    copy_pipeline,
-    open_model,
-)
+from tda_dagster.diffusion.model import ModelError, MusicModel
+from tda_dagster.diffusion.opening import autoencoder_of, copy_pipeline, open_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torchsde")
 
