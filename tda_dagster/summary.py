@@ -2,8 +2,6 @@
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
 
 from tda_dagster.errors import TdaError
 from tda_dagster.workspace import Workspace
@@ -17,7 +15,7 @@ FROM v_query_summary s JOIN dim_method m USING (method_id)
 WHERE s.cohort = ? ORDER BY s.method_id, s.query_index
 """
 _TRACKS = """
-SELECT title, composer, artist, rightsholder, share, best_z FROM v_track_share
+SELECT title, composer, rightsholder, share FROM v_track_share
 WHERE query_id = ? AND method_id = ? ORDER BY track_rank LIMIT ?
 """
 _SHARES = """
@@ -36,24 +34,16 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
     for row in queries.iter_rows(named=True):
         key: list[object] = [row["query_id"], row["method_id"]]
         console.print()
-        console.print(f"[bold]{row['query_id']}[/bold]  “{escape(row['prompt'])}”")
-        tracks = Table(box=None)
-        for heading in ("most influential tracks", "composer", "rightsholder"):
-            tracks.add_column(heading, no_wrap=True, overflow="ellipsis")
-        tracks.add_column("share", justify="right")
-        tracks.add_column("z", justify="right")
+        console.print(f"[bold]{row['query_id']}[/bold]  “{escape(row['prompt'])}”", highlight=False)
         for track in query(database, _TRACKS, [*key, TOP_TRACKS]).iter_rows(named=True):
-            tracks.add_row(
-                escape(track["title"]),
-                escape(track["composer"]),
-                escape(track["rightsholder"]),
-                f"{track['share']:.1%}",
-                f"{track['best_z']:.1f}",
+            console.print(
+                f"  {track['share']:6.1%}  {escape(track['title'])} [dim]by[/dim] "
+                f"{escape(track['composer'])} [dim]·[/dim] {escape(track['rightsholder'])}",
+                highlight=False,
             )
-        console.print(Padding(tracks, (0, 0, 0, 2)))
         shares = query(database, _SHARES, key)
         named = (f"{escape(name)} {share:.1%}" for name, share in shares.iter_rows())
-        console.print("  [dim]shares:[/dim] " + ", ".join(named), highlight=False)
+        console.print("  [dim]whose:[/dim]  " + ", ".join(named), highlight=False)
     console.print()
     console.print("warehouse  " + _short(workspace, database), highlight=False)
     console.print(

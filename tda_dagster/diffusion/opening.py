@@ -32,7 +32,7 @@ def open_model(uri: str | Path, device: str = "cpu") -> MusicModel:
     with local_pipeline(uri) as folder:
         adapter = _adapter(uri, folder)
         try:
-            with quiet_loading():
+            with quiet():
                 pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
         except (OSError, ValueError) as error:
             raise ModelError(
@@ -115,7 +115,7 @@ def local_pipeline(uri: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Inside the block, diffusers and transformers load without progress bars or chatter."""
     shown = diffusers_logging.is_progress_bar_enabled()
     level = diffusers_logging.get_verbosity()

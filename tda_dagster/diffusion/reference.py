@@ -27,6 +27,7 @@ from transformers import T5Config, T5EncoderModel, T5Tokenizer
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.noise import NoisePlan, keyed_generator
 from tda_dagster.diffusion.objective import denoising_loss
+from tda_dagster.diffusion.opening import quiet
 from tda_dagster.diffusion.stable_audio import StableAudioModel
 
 CAPTION_TOKENS = 40
@@ -139,7 +140,8 @@ def _latent_channels(autoencoder: AutoencoderOobleck) -> int:
 
 def save_pipeline(pipeline: StableAudioPipeline, folder: Path) -> None:
     """Write the diffusers directory; equal pipelines give equal bytes wherever they were made."""
-    pipeline.save_pretrained(folder)
+    with quiet():
+        pipeline.save_pretrained(folder)
     for path in sorted(folder.rglob("*.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         if "_name_or_path" in config:  # where a part was loaded from: a path of this machine

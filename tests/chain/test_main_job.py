@@ -21,7 +21,7 @@ PARTITIONED = "unlearned/losses/shard"
 def test_the_answer_is_printed_and_laid_out(study: Study) -> None:
     said = study.run("tda", "summary").stdout
     assert "A calm chorale in G major" in said
-    assert "shares:" in said
+    assert "whose:" in said
     assert (study.root / "warehouse" / "attribution.duckdb").is_file()
     page = (study.root / "data" / "report" / "reference.html").read_text(encoding="utf-8")
     assert "A calm chorale in G major" in page
