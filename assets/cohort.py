@@ -21,24 +21,7 @@ from tda_dagster.materialization import Job, study_asset
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact, digest_of
 from tda_dagster.workspace import Query, Workspace
-
-QUERY_SCHEMA = {
-    "query_id": pl.String,
-    "cohort": pl.String,
-    "query_index": pl.Int64,
-    "kind": pl.String,
-    "prompt": pl.String,
-    "negative_prompt": pl.String,
-    "seed": pl.Int64,
-    "guidance_scale": pl.Float64,
-    "inference_steps": pl.Int64,
-    "segment_id": pl.String,
-    "source": pl.String,
-    "seconds": pl.Float64,
-    "frames": pl.Int64,
-    "valid_frames": pl.Int64,
-    "audio_sha256": pl.String,
-}
+from warehouse.tables import BY_NAME
 
 
 class QueryError(TdaError):
@@ -129,7 +112,7 @@ def queries(job: Job, out: Path) -> None:
             }
         )
         job.progress(number + 1, len(cohort.queries))
-    pl.DataFrame(rows, schema=QUERY_SCHEMA).write_parquet(out / "queries.parquet")
+    pl.DataFrame(rows, schema=BY_NAME["dim_query"].schema).write_parquet(out / "queries.parquet")
 
 
 def _latents(job: Job, model: MusicModel, query: Query, query_id: str) -> LatentSegments:

@@ -15,6 +15,7 @@ from assets.warehouse import CONTENT
 from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments
 from tda_dagster.materialization import Job, study_asset
 from tda_dagster.report.contents import (
+    UNATTRIBUTED,
     CohortReport,
     Influence,
     MethodReport,
@@ -134,7 +135,7 @@ class _Reader:
         )
         sounds = self._segments([row["best_segment_id"] for row in influences])
         shares = self._rows(
-            "SELECT rightsholder, share FROM v_rightsholder_share "
+            "SELECT rightsholder, share, is_unattributed FROM v_rightsholder_share "
             "WHERE query_id = ? AND method_id = ? ORDER BY is_unattributed, share DESC, 1",
             *key,
         )
@@ -154,7 +155,7 @@ class _Reader:
             influences=tuple(
                 self._influence(row, sounds[row["best_segment_id"]]) for row in influences
             ),
-            rightsholders=tuple(Share(row["rightsholder"], row["share"]) for row in shares),
+            rightsholders=tuple(_share(row) for row in shares),
             scores=np.array([row["score"] for row in scores]),
             figures={row["metric"]: row["value"] for row in found},
         )
@@ -230,3 +231,11 @@ class _Reader:
 
     def _rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
         return query(self._database, sql, list(parameters)).to_dicts()
+
+
+def _share(row: dict[str, Any]) -> Share:
+    """A rightsholder's share; one who is called as the unattributed share is told from it."""
+    name = row["rightsholder"]
+    if name == UNATTRIBUTED and not row["is_unattributed"]:
+        name = f"“{name}”, a rightsholder"
+    return Share(name, row["share"])
