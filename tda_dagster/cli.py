@@ -91,9 +91,14 @@ def sql(
 
     if examples or query is None:
         for name in build.list_examples():
-            console.print(name, highlight=False)
+            title = build.example_sql(name).splitlines()[0].removeprefix("-- ")
+            console.print(f"[bold]{name:<22}[/bold] {title}", highlight=False)
         return
     text = build.example_sql(query) if query in build.list_examples() else query
+    answer = build.query(_workspace().database, text)
+    if answer.shape == (1, 1):  # a long text, such as the data dictionary, is not for a table
+        print(answer.item())
+        return
     with pl.Config(
         tbl_rows=200,
         tbl_cols=50,
@@ -103,7 +108,7 @@ def sql(
         tbl_hide_column_data_types=True,
         tbl_formatting="UTF8_BORDERS_ONLY",
     ):
-        print(build.query(_workspace().database, text))
+        print(answer)
 
 
 @query_app.command("add")

@@ -1,16 +1,19 @@
 """The main job from end to end: real music, real processes, the real command line."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 from chain.conftest import Study, new_study
 
+from tda_dagster.store import ArtifactStore
 from warehouse.build import example_sql, list_examples, query
 
 pytestmark = pytest.mark.slow
@@ -173,4 +176,24 @@ def test_mistakes_are_told_in_one_line(copy: Study) -> None:
     assert "there is no cohort 'nobody'" in told.stderr
     told = copy.run("tda", "sql", "select wrong from dim_track", check=False)
     assert "wrong" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_failed_check_stops_the_run_and_keeps_the_live_artifact(copy: Study) -> None:
+    store = ArtifactStore(copy.root / "data" / "store")
+    head = store.head("base/losses")
+    assert head is not None
+    changed = copy.root / "changed"
+    store.artifact(head.digest).export(changed)
+    for path in changed.iterdir():
+        pl.read_parquet(path).with_columns(pl.col("loss") * 1.01).write_parquet(path)
+    digest = store.put_tree(changed)
+    (name,) = copy.refs("base/losses/_")
+    ref = copy.root / "data" / "store" / "refs" / "base" / "losses" / "_" / name
+    record = json.loads(ref.read_text())
+    ref.chmod(0o644)
+    ref.write_text(json.dumps(record | {"digest": digest}))
+    told = copy.run("tda", "materialize", "base", "cohort", check=False)
+    assert told.returncode == 1
+    assert "reproducible" in told.stderr
     assert "Traceback" not in told.stderr
