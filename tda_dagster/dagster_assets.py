@@ -12,7 +12,7 @@ import dagster as dg
 
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
-from tda_dagster.progress import reporter
+from tda_dagster.progress import Progress
 from tda_dagster.schema import dagster_schema
 from tda_dagster.store import Materialized, canonical_json, digest_of
 from tda_dagster.workspace import Workspace, nested
@@ -80,30 +80,30 @@ def _materialize(
     digests = {name: ref.digest for name, ref in heads.items()}
     recipe = declared.recipe(workspace.settings, digests, partition, workspace)
     start = time.monotonic()
-    with reporter(declared.name, context.log.info) as progress:
-        job = Job(
-            asset=declared,
-            workspace=workspace,
-            settings=settings_view(workspace.settings, declared.settings, partition),
-            inputs={name: workspace.store.artifact(digest) for name, digest in digests.items()},
-            recipe=recipe,
-            partition=partition,
-            run_id=context.run_id,
-            progress=progress.update,
-        )
-        made = workspace.store.materialize(
-            recipe,
-            lambda out: declared.produce(job, out),
-            run_id=context.run_id,
-            device=workspace.settings.model.device,
-            head=False,
-        )
-        verdicts = {name: check(job, made.artifact) for name, check in declared.checks.items()}
-        if all(verdict.passed for verdict in verdicts.values()):
-            workspace.store.set_head(made.ref)
-            if declared.finish is not None:
-                declared.finish(job, made.artifact)
-        progress.done(cached=made.cached)
+    progress = Progress(declared.name, context.log.info)
+    job = Job(
+        asset=declared,
+        workspace=workspace,
+        settings=settings_view(workspace.settings, declared.settings, partition),
+        inputs={name: workspace.store.artifact(digest) for name, digest in digests.items()},
+        recipe=recipe,
+        partition=partition,
+        run_id=context.run_id,
+        progress=progress.update,
+    )
+    made = workspace.store.materialize(
+        recipe,
+        lambda out: declared.produce(job, out),
+        run_id=context.run_id,
+        device=workspace.settings.model.device,
+        head=False,
+    )
+    verdicts = {name: check(job, made.artifact) for name, check in declared.checks.items()}
+    if all(verdict.passed for verdict in verdicts.values()):
+        workspace.store.set_head(made.ref)
+        if declared.finish is not None:
+            declared.finish(job, made.artifact)
+    progress.done(cached=made.cached)
     context.log.info(f"{declared.name}: {'cache hit' if made.cached else 'computed'}")
     return _result(declared, made, verdicts, time.monotonic() - start)
 

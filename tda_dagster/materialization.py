@@ -185,7 +185,7 @@ class StudyAsset:
 
 
 STUDY_ASSETS: dict[str, StudyAsset] = {}
-"""Every declared asset by name, in the order of the data flow."""
+"""Every declared asset by name; importing `assets` fills it."""
 
 
 def study_asset(

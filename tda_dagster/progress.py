@@ -25,7 +25,7 @@ _bars: Bars | None = None
 
 
 class Progress:
-    """Progress of one asset."""
+    """Progress of one asset, from when it is made until `done`."""
 
     def __init__(self, name: str, log: Callable[[str], object]) -> None:
         self._name, self._log = name, log
@@ -50,12 +50,6 @@ class Progress:
         _bars.remove_task(self._task)
         how = "[dim]cached[/dim]" if cached else f"{seconds:6.1f} s"
         _bars.console.print(f"  [green]✓[/green] {self._name:<26} {how}")
-
-
-@contextmanager
-def reporter(name: str, log: Callable[[str], object]) -> Iterator[Progress]:
-    """The progress of one asset, for the time of the block."""
-    yield Progress(name, log)
 
 
 @contextmanager
