@@ -88,17 +88,24 @@ def load_shards(artifact: Artifact, split: str) -> LatentSegments:
     return concatenate(shards)
 
 
+def loss_curve(artifact: Artifact) -> list[tuple[int, float, float | None]]:
+    """(step, training loss, held-out loss) from the artifact of `base/checkpoint`; empty for a
+    model that was trained elsewhere."""
+    if not artifact.has("curve.json"):
+        return []
+    return [tuple(point) for point in json.loads(artifact.read_bytes("curve.json"))]
+
+
 def _describe_checkpoint(artifact: Artifact) -> dict[str, Any]:
-    described: dict[str, Any] = {}
-    if artifact.has("curve.json"):
-        curve = json.loads(artifact.read_bytes("curve.json"))
-        steps, train, heldout = zip(*curve, strict=True)
-        described |= {
-            "train loss": train[-1],
-            "held-out loss": heldout[-1],
-            "loss curve": picture(figures.loss_curve(steps, train, heldout)),
-        }
-    return described
+    curve = loss_curve(artifact)
+    if not curve:
+        return {}
+    steps, train, heldout = zip(*curve, strict=True)
+    return {
+        "train loss": train[-1],
+        "held-out loss": heldout[-1],
+        "loss curve": picture(figures.loss_curve(steps, train, heldout)),
+    }
 
 
 @study_asset(

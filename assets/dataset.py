@@ -210,14 +210,7 @@ def latents(job: Job, out: Path) -> None:
 
         def produce(path: Path, rows: pl.DataFrame = rows) -> None:
             audio = [x for _, x in iter_segments(dataset, spec, rows["segment_id"].to_list())]
-            LatentSegments(
-                segment_ids=tuple(rows["segment_id"]),
-                latents=encode(autoencoder, audio),
-                valid_frames=torch.tensor(rows["valid_frames"].to_list()),
-                captions=tuple(captions[t] for t in rows["track_id"]),
-                seconds_start=tuple(rows["start_s"]),
-                seconds_total=tuple(rows["seconds_total"]),
-            ).save(path)
+            LatentSegments.of(rows, encode(autoencoder, audio), captions).save(path)
 
         part = job.shard(
             name,

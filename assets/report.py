@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import soundfile
 
+from assets.base import loss_curve
 from assets.dataset import manifest_uri, read_index, segment_spec
 from assets.warehouse import CONTENT
 from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments
@@ -105,7 +106,7 @@ class _Reader:
                 for picture in ("original", "reconstruction")
                 if reconstruction.has(f"{picture}.png")
             ),
-            loss_curve=self._loss_curve(),
+            loss_curve=loss_curve(self._job.inputs["base/checkpoint"]),
             dataset=self._facts(),
             provenance=self._provenance(name),
         )
@@ -198,12 +199,6 @@ class _Reader:
         flac = artifact.read_bytes(f"audio/{query['query_id']}.flac")
         samples, rate = soundfile.read(io.BytesIO(flac), dtype="float32", always_2d=True)
         return Sound(samples.mean(axis=1), rate)
-
-    def _loss_curve(self) -> list[tuple[int, float, float | None]]:
-        checkpoint = self._job.inputs["base/checkpoint"]
-        if not checkpoint.has("curve.json"):
-            return []
-        return [tuple(point) for point in json.loads(checkpoint.read_bytes("curve.json"))]
 
     def _facts(self) -> dict[str, str | float]:
         (row,) = self._rows(

@@ -8,17 +8,17 @@ from typing import Any
 
 import polars as pl
 
-from assets.base import read_losses
+from assets.base import loss_curve, read_losses
 from assets.preview import table
 from assets.unlearned import query_losses
+from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
 from tda_dagster.partitions import Partition, stored_spec
-from tda_dagster.settings import SettingsError
 from tda_dagster.store import Artifact, Ref, canonical_json
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, content_digest
-from warehouse.tables import BY_NAME, empty
+from warehouse.tables import BY_NAME, empty, validate
 
 CONTENT = (
     "dim_track",
@@ -72,14 +72,10 @@ def duckdb(job: Job, out: Path) -> None:
         "fct_evaluation": _evaluations(job, partitions),
         "share_rule": _share_rule(job.settings.shares.threshold_z),
     }
-    rows = {}
+    tables = {n: validate(n, frame if frame.width else empty(n)) for n, frame in tables.items()}
     for name, frame in tables.items():
-        frame = frame if frame.width else empty(name)
-        frame.sort(
-            [c for c in BY_NAME[name].key if c in frame.columns] or frame.columns[0]
-        ).write_parquet(out / f"{name}.parquet")
-        rows[name] = frame.height
-        tables[name] = frame
+        frame.write_parquet(out / f"{name}.parquet")
+    rows = {name: frame.height for name, frame in tables.items()}
     content = {"content_digest": content_digest(tables), "rows": rows}
     (out / "content.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
@@ -169,9 +165,8 @@ def _evaluations(job: Job, partitions: set[str]) -> pl.DataFrame:
 
 def _training_curve(checkpoint: Artifact) -> pl.DataFrame:
     """The loss curve of the reference model; no rows for a model trained elsewhere."""
-    curve = json.loads(checkpoint.read_bytes("curve.json")) if checkpoint.has("curve.json") else []
     rows = []
-    for step, train, heldout in curve:
+    for step, train, heldout in loss_curve(checkpoint):
         rows.append(row("training", "base", "train_loss", train, detail=f"step {step:06d}"))
         if heldout is not None:
             rows.append(row("training", "base", "heldout_loss", heldout, detail=f"step {step:06d}"))
@@ -240,7 +235,7 @@ def _asset_states(workspace: Workspace) -> pl.DataFrame:
             config = declared.config(
                 workspace.settings, _partition(workspace, cohort, method_id), workspace
             )
-        except SettingsError:  # a cohort whose file is gone: nothing asks for it any more
+        except TdaError:  # a cohort whose file, or audio, is gone: it cannot be made any more
             continue
         rows.append(
             {

@@ -44,15 +44,7 @@ def open_dataset(
         for start in range(0, len(audio), batch_size)
     ]
     captions = dict(index.tracks.select("track_id", "caption").iter_rows())
-    rows = index.segments
-    return LatentSegments(
-        segment_ids=tuple(rows["segment_id"]),
-        latents=torch.cat(batches),
-        valid_frames=torch.tensor(rows["valid_frames"].to_list()),
-        captions=tuple(captions[track] for track in rows["track_id"]),
-        seconds_start=tuple(rows["start_s"]),
-        seconds_total=tuple(rows["seconds_total"]),
-    )
+    return LatentSegments.of(index.segments, torch.cat(batches), captions)
 
 
 def rank(

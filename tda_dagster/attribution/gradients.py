@@ -1,6 +1,7 @@
 """Gradients of the denoising loss with respect to named weights, one per example or averaged."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -81,19 +82,15 @@ def mean_gradient(
     return {n: w.grad for n, w in weights.items() if w.grad is not None}, value
 
 
+@dataclass(frozen=True)
 class DrawRows:
     """A chunk of (segment, draw) rows, ready for the loss: all tensors have [rows] first."""
 
-    def __init__(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        timesteps: Tensor,
-        conditioning: Conditioning,
-        mask: Tensor,
-    ) -> None:
-        self.latents, self.noise, self.timesteps = latents, noise, timesteps
-        self.conditioning, self.mask = conditioning, mask
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    conditioning: Conditioning
+    mask: Tensor
 
 
 def draw_rows(

@@ -5,10 +5,11 @@ safetensors file: the latents as a tensor, everything else as JSON in the header
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import polars as pl
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -42,6 +43,21 @@ class LatentSegments:
     captions: tuple[str, ...]
     seconds_start: tuple[float, ...]
     seconds_total: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls, rows: pl.DataFrame, latents: Tensor, captions: Mapping[str, str]
+    ) -> "LatentSegments":
+        """The segments of `rows` (columns of `dim_segment`), whose `latents` are in the same
+        order, with their tracks' captions by track id."""
+        return cls(
+            segment_ids=tuple(rows["segment_id"]),
+            latents=latents,
+            valid_frames=torch.tensor(rows["valid_frames"].to_list()),
+            captions=tuple(captions[track] for track in rows["track_id"]),
+            seconds_start=tuple(rows["start_s"]),
+            seconds_total=tuple(rows["seconds_total"]),
+        )
 
     def __len__(self) -> int:
         return len(self.segment_ids)

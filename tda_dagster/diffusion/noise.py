@@ -43,21 +43,21 @@ class NoisePlan:
         times = starts + width * torch.stack(offsets)
         return times.clamp(1e-4, 1 - 1e-4).to(torch.float32)
 
-    def noise(self, segment_ids: Sequence[str], frames: tuple[int, int]) -> Tensor:
-        """Standard normal noise, float32 [segments, K, channels, frames] for `frames` =
+    def noise(self, segment_ids: Sequence[str], latent_shape: tuple[int, int]) -> Tensor:
+        """Standard normal noise, float32 [segments, K, channels, frames] for `latent_shape` =
         (channels, frames)."""
         if self.mode == "shared":
-            drawn = torch.stack([self._draw(k, "", frames) for k in range(self.draws)])
+            drawn = torch.stack([self._draw(k, "", latent_shape) for k in range(self.draws)])
             return drawn.expand(len(segment_ids), *drawn.shape)
         return torch.stack(
             [
-                torch.stack([self._draw(k, name, frames) for k in range(self.draws)])
+                torch.stack([self._draw(k, name, latent_shape) for k in range(self.draws)])
                 for name in segment_ids
             ]
         )
 
-    def _draw(self, k: int, segment_id: str, frames: tuple[int, int]) -> Tensor:
-        return torch.randn(frames, generator=self._generator("noise", str(k), segment_id))
+    def _draw(self, k: int, segment_id: str, latent_shape: tuple[int, int]) -> Tensor:
+        return torch.randn(latent_shape, generator=self._generator("noise", str(k), segment_id))
 
     def _generator(self, *key: str) -> torch.Generator:
         return keyed_generator(self.seed, *key)

@@ -124,7 +124,8 @@ def test_new_queries_reuse_everything_but_themselves(copy: Study) -> None:
         "select min(segment_id) s from dim_segment where split = 'train'",
     )["s"][0]
     copy.run("tda", "query", "add", "--segment", segment)
-    flac = next((copy.root / "data" / "cache").glob("*/audio/*.flac"))
+    flac = copy.root / "piece.flac"
+    shutil.copy(next((copy.root / "data" / "cache").glob("*/audio/*.flac")), flac)
     copy.run("tda", "query", "add", "--audio", str(flac), "--caption", "a tune")
     said = copy.run("tda", "run", "mine").stdout
     assert "mine-000" in said
@@ -136,6 +137,11 @@ def test_new_queries_reuse_everything_but_themselves(copy: Study) -> None:
     )
     assert kinds["kind"].to_list() == ["generated", "segment", "audio"]
     assert copy.digests()["base"] == base
+    # A file that is gone afterwards is that cohort's trouble, not the others'.
+    flac.unlink()
+    copy.run("tda", "run", "reference")
+    told = copy.run("tda", "run", "mine", check=False)
+    assert "piece.flac" in told.stderr
 
 
 def test_a_changed_setting_makes_exactly_its_dependents_stale(copy: Study) -> None:
