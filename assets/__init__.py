@@ -11,6 +11,7 @@ from assets import (  # noqa: F401  (importing them declares them)
     cohort,
     dataset,
     evaluation,
+    fidelity,
     report,
     unlearned,
     warehouse,

@@ -1,15 +1,21 @@
 """Attribution: scores."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from assets.base import read_losses
+from assets.cohort import query_latents
+from assets.dataset import latent_shards
+from assets.material import StudyMaterial
 from assets.preview import histogram, table
 from assets.unlearned import query_losses
-from tda_dagster.attribution.scoring import SCORE_SCHEMA, score_difference
-from tda_dagster.materialization import Job, Verdict, study_asset
+from tda_dagster.attribution.methods import ScoringSpec, UnlearningSpec
+from tda_dagster.attribution.scoring import SCORE_SCHEMA, SCORERS, rank_scores
+from tda_dagster.diffusion.latents import LatentSegments, concatenate
+from tda_dagster.materialization import Job, Shard, Verdict, study_asset
 from tda_dagster.store import Artifact
 
 
@@ -38,27 +44,106 @@ def _one_score_each(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "attribution/scores",
-    version="1",
-    inputs=["base/losses", "unlearned/losses", "dataset/index"],
+    version="2",
+    inputs=[
+        "base/losses",
+        "unlearned/losses",
+        "dataset/index",
+        "dataset/latents",
+        "dataset/embeddings",
+        "cohort/queries",
+        "cohort/embeddings",
+        "base/checkpoint",
+        "base/fisher",
+    ],
+    settings=["model.device"],
     partitioned="cohort|method",
     checks={"one_score_each": _one_score_each},
     describe=_describe,
     kinds=["polars", "parquet"],
 )
 def scores(job: Job, out: Path) -> None:
-    """One score per query and training segment: how much its loss rose when the query was
-    unlearned. Larger is more influential."""
+    """One score per query and training segment; larger is more influential. A method that unlearns
+    scores by how much a segment's loss rose, the others as each of them says."""
+    method = job.method
+    if isinstance(method, UnlearningSpec):
+        found = _from_losses(job, method)
+    else:
+        assert isinstance(method, ScoringSpec)
+        found = _directly(job, method)
+    frames = [
+        frame.select(
+            pl.lit(query_id).alias("query_id"),
+            pl.lit(method.method_id).alias("method_id"),
+            *SCORE_SCHEMA,
+        )
+        for query_id, frame in found
+    ]
+    pl.concat(frames).write_parquet(out / "scores.parquet")
+
+
+def _from_losses(job: Job, method: UnlearningSpec) -> Iterator[tuple[str, pl.DataFrame]]:
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
     train = segments.filter(split="train").select("segment_id")
     base = read_losses(job.inputs["base/losses"]).join(train, on="segment_id", how="semi")
-    frames = []
+    scoring = method.scoring
     for query_id, losses in query_losses(job.inputs["unlearned/losses"]).items():
-        unlearned = losses.join(train, on="segment_id", how="semi")
-        frames.append(
-            score_difference(base, unlearned).select(
-                pl.lit(query_id).alias("query_id"),
-                pl.lit(job.method.method_id).alias("method_id"),
-                *SCORE_SCHEMA,
+        yield (
+            query_id,
+            SCORERS[scoring.score](
+                base,
+                losses.join(train, on="segment_id", how="semi"),
+                mask_padding=scoring.mask_padding,
+                timestep_min=scoring.timestep_min,
+            ),
+        )
+
+
+def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
+    material = StudyMaterial(job)
+    source = job.inputs["dataset/latents"]
+    cohort = job.inputs["cohort/queries"]
+    queries = concatenate(
+        [LatentSegments.load(cohort.path(name)) for name in query_latents(cohort).values()]
+    )
+    work = []
+    for name in latent_shards(source, "train"):
+
+        def produce(path: Path, name: str = name) -> None:
+            segments = LatentSegments.load(source.path(name))
+            found = method.score(material, queries, segments)
+            pl.DataFrame(
+                {
+                    "query_id": [q for q in queries.segment_ids for _ in segments.segment_ids],
+                    "segment_id": list(segments.segment_ids) * len(queries),
+                    "score": found.flatten().numpy(),
+                }
+            ).write_parquet(path)
+
+        work.append(
+            Shard(
+                f"{job.cohort}|{name.removesuffix('.safetensors')}",
+                inputs={
+                    "latents": source.files[name].digest,
+                    **{n: job.inputs[n].digest for n in _READ_BY_SCORING},
+                },
+                config=method.model_dump(mode="json"),
+                file="scores.parquet",
+                produce=produce,
             )
         )
-    pl.concat(frames).write_parquet(out / "scores.parquet")
+    scores = pl.concat([pl.read_parquet(part) for part in job.shards(work)]).with_columns(
+        score_se=pl.lit(None, pl.Float64)
+    )
+    for query_id in queries.segment_ids:
+        yield query_id, rank_scores(scores.filter(query_id=query_id).drop("query_id"))
+
+
+_READ_BY_SCORING = (
+    "dataset/latents",
+    "dataset/embeddings",
+    "cohort/queries",
+    "cohort/embeddings",
+    "base/checkpoint",
+    "base/fisher",
+)

@@ -27,7 +27,7 @@ from tda_dagster.diffusion.reference import (
     build_pipeline,
     save_pipeline,
 )
-from tda_dagster.materialization import Job, Verdict, study_asset
+from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
@@ -145,11 +145,13 @@ def checkpoint(job: Job, out: Path) -> None:
             trainer.save(path)
 
         state = job.shard(
-            f"step-{end:06d}",
-            inputs={name: artifact.digest for name, artifact in job.inputs.items()},
-            config={"training": settings.training.model_dump(mode="json"), "step": end},
-            file="state.safetensors",
-            produce=advance,
+            Shard(
+                f"step-{end:06d}",
+                inputs={name: artifact.digest for name, artifact in job.inputs.items()},
+                config={"training": settings.training.model_dump(mode="json"), "step": end},
+                file="state.safetensors",
+                produce=advance,
+            )
         )
         job.progress(end, training.steps)
     assert state is not None
@@ -199,16 +201,16 @@ def _describe_fisher(artifact: Artifact) -> dict[str, Any]:
 def fisher(job: Job, out: Path) -> None:
     """Diagonal Fisher information of the base model over the training segments."""
     settings = job.settings.fisher
-    model = base_model(job, job.settings.model.device)
+    models = PerThread(lambda: base_model(job, job.settings.model.device))
     plan = NoisePlan(draws=settings.draws, seed=settings.seed)
     source = job.inputs["dataset/latents"]
     shards = latent_shards(source, "train")
-    parts = []
-    for number, name in enumerate(shards):
+    work = []
+    for name in shards:
 
         def produce(path: Path, name: str = name) -> None:
             estimate_fisher(
-                model,
+                models(),
                 LatentSegments.load(source.path(name)),
                 plan,
                 layer_group=settings.layer_group,
@@ -216,16 +218,16 @@ def fisher(job: Job, out: Path) -> None:
                 batch_size=settings.batch_size,
             ).save(path)
 
-        part = job.shard(
-            name.removesuffix(".safetensors"),
-            inputs={"latents": source.files[name].digest, **_checkpoint(job)},
-            config={"fisher": settings.model_dump(mode="json")},
-            file="fisher.safetensors",
-            produce=produce,
+        work.append(
+            Shard(
+                name.removesuffix(".safetensors"),
+                inputs={"latents": source.files[name].digest, **_checkpoint(job)},
+                config={"fisher": settings.model_dump(mode="json")},
+                file="fisher.safetensors",
+                produce=produce,
+            )
         )
-        parts.append(FisherSum.load(part))
-        job.progress(number + 1, len(shards))
-    add_fisher(parts).save(out / "fisher.safetensors")
+    add_fisher(FisherSum.load(part) for part in job.shards(work)).save(out / "fisher.safetensors")
 
 
 def _checkpoint(job: Job) -> dict[str, str]:
@@ -260,7 +262,7 @@ def _losses_reproduce(job: Job, artifact: Artifact) -> Verdict:
     first = latent_shards(source)[0]
     segments = LatentSegments.load(source.path(first)).take(range(REPEATED))
     plan = noise_plan(job.settings.noise)
-    again = sweep(base_model(job), segments, plan, **dict(job.settings.sweep))
+    again = sweep(base_model(job), segments, plan, batch_size=job.settings.sweep.batch_size)
     both = again.join(read_losses(artifact), on=["segment_id", "draw"], suffix="_cached")
     worst = float((both["loss"] / both["loss_cached"] - 1).abs().max())  # type: ignore[arg-type]
     detail = f"{both.height} losses recomputed, largest relative difference {worst:.1e}"
@@ -282,36 +284,37 @@ def finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "base/losses",
-    version="1",
+    version="2",
     inputs=["dataset/latents", "base/checkpoint"],
-    settings=["noise", "sweep", "model.device"],
+    settings=["noise", "sweep.batch_size", "model.device"],
     checks={"finite_and_complete": finite_and_complete, "reproducible": _losses_reproduce},
     describe=_describe_losses,
     kinds=["pytorch", "parquet"],
 )
 def losses(job: Job, out: Path) -> None:
     """The loss cache: every segment's loss under θ₀ and the noise plan."""
-    model = base_model(job, job.settings.model.device)
-    plan, options = noise_plan(job.settings.noise), job.settings.sweep
+    models = PerThread(lambda: base_model(job, job.settings.model.device))
+    plan, batch_size = noise_plan(job.settings.noise), job.settings.sweep.batch_size
     source = job.inputs["dataset/latents"]
     shards = latent_shards(source)
-    for number, name in enumerate(shards):
+    work = []
+    for name in shards:
 
         def produce(path: Path, name: str = name) -> None:
-            sweep(
-                model, LatentSegments.load(source.path(name)), plan, **dict(options)
-            ).write_parquet(path)
+            segments = LatentSegments.load(source.path(name))
+            sweep(models(), segments, plan, batch_size=batch_size).write_parquet(path)
 
-        part = job.shard(
-            name.removesuffix(".safetensors"),
-            inputs={"latents": source.files[name].digest, **_checkpoint(job)},
-            config={
-                "noise": job.settings.noise.model_dump(mode="json"),
-                "sweep": options.model_dump(mode="json"),
-            },
-            file="losses.parquet",
-            produce=produce,
+        work.append(
+            Shard(
+                name.removesuffix(".safetensors"),
+                inputs={"latents": source.files[name].digest, **_checkpoint(job)},
+                config={
+                    "noise": job.settings.noise.model_dump(mode="json"),
+                    "batch_size": batch_size,
+                },
+                file="losses.parquet",
+                produce=produce,
+            )
         )
-        target = out / name.replace(".safetensors", ".parquet")
-        target.write_bytes(part.read_bytes())
-        job.progress(number + 1, len(shards))
+    for name, part in zip(shards, job.shards(work), strict=True):
+        (out / name.replace(".safetensors", ".parquet")).write_bytes(part.read_bytes())

@@ -20,7 +20,8 @@ from tda_dagster.corpus.files import audio_digests, audio_stamp
 from tda_dagster.corpus.reference import render_reference_study
 from tda_dagster.diffusion.autoencoder import AudioFormat, encode, open_autoencoder
 from tda_dagster.diffusion.latents import LatentSegments
-from tda_dagster.materialization import Job, Verdict, study_asset
+from tda_dagster.embedding import Embedder, Embedding, embed, open_embedders
+from tda_dagster.materialization import Job, Shard, Verdict, study_asset
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
 
@@ -205,23 +206,88 @@ def latents(job: Job, out: Path) -> None:
     autoencoder = open_autoencoder(job.folder(job.inputs["base/autoencoder"]) / "vae")
     captions = dict(dataset.tracks.select("track_id", "caption").iter_rows())
     spec = segment_spec(job)
-    done, total = 0, dataset.segments.height
+    work = []
     for name, rows in shard_plan(dataset.segments, job.settings.dataset.shard_segments):
 
         def produce(path: Path, rows: pl.DataFrame = rows) -> None:
             audio = [x for _, x in iter_segments(dataset, spec, rows["segment_id"].to_list())]
             LatentSegments.of(rows, encode(autoencoder, audio), captions).save(path)
 
-        part = job.shard(
-            name,
-            inputs={n: job.inputs[n].digest for n in ("dataset/index", "base/autoencoder")},
-            config={"segments": rows["segment_id"].to_list()},
-            file="latents.safetensors",
-            produce=produce,
+        work.append(
+            Shard(
+                name,
+                inputs={n: job.inputs[n].digest for n in ("dataset/index", "base/autoencoder")},
+                config={"segments": rows["segment_id"].to_list()},
+                file="latents.safetensors",
+                produce=produce,
+            )
         )
-        (out / f"{name}.safetensors").write_bytes(part.read_bytes())
-        done += rows.height
-        job.progress(done, total)
+    for shard, part in zip(work, job.shards(work), strict=True):
+        (out / f"{shard.name}.safetensors").write_bytes(part.read_bytes())
+
+
+def _describe_embeddings(artifact: Artifact) -> dict[str, Any]:
+    found = {Path(name).stem: Embedding.load(artifact.path(name)) for name in artifact.entries}
+    rows = [
+        {"embedding": name, "segments": len(e.ids), "shape": str(tuple(e.vectors.shape[1:]))}
+        for name, e in found.items()
+    ]
+    return {"embeddings": table(pl.DataFrame(rows))}
+
+
+@study_asset(
+    "dataset/embeddings",
+    version="1",
+    inputs=["dataset/manifest", "dataset/index", "base/autoencoder"],
+    settings=[
+        "dataset.manifest",
+        "dataset.min_seconds",
+        "dataset.silence_dbfs",
+        "dataset.shard_segments",
+        "embeddings",
+    ],
+    describe=_describe_embeddings,
+    kinds=["audio", "safetensors"],
+)
+def embeddings(job: Job, out: Path) -> None:
+    """What every segment sounds like: audio embeddings of its valid part, one file each."""
+    dataset = read_index(job.inputs["dataset/index"], manifest_uri(job))
+    spec = segment_spec(job)
+    embedders = open_embedders(job.settings.embeddings.clap)
+    plan = list(shard_plan(dataset.segments, job.settings.dataset.shard_segments))
+    work = []
+    for name, embedder in embedders.items():
+        for shard, rows in plan:
+
+            def produce(
+                path: Path, rows: pl.DataFrame = rows, embedder: Embedder = embedder
+            ) -> None:
+                pieces = (
+                    (segment["segment_id"], audio[:, : segment["valid_samples"]].mean(axis=0))
+                    for segment, audio in iter_segments(dataset, spec, rows["segment_id"].to_list())
+                )
+                embed(embedder, pieces, spec.sample_rate_hz).save(path)
+
+            work.append(
+                Shard(
+                    f"{name}-{shard}",
+                    inputs={n: job.inputs[n].digest for n in ("dataset/index", "base/autoencoder")},
+                    config={
+                        "embedding": name,
+                        "clap": job.settings.embeddings.clap if name == "clap" else None,
+                        "segments": rows["segment_id"].to_list(),
+                    },
+                    file="embedding.safetensors",
+                    produce=produce,
+                )
+            )
+    parts = [Embedding.load(part) for part in job.shards(work)]
+    for number, name in enumerate(embedders):
+        found = parts[number * len(plan) : (number + 1) * len(plan)]
+        Embedding(
+            tuple(i for part in found for i in part.ids),
+            torch.cat([part.vectors for part in found]),
+        ).save(out / f"{name}.safetensors")
 
 
 def shard_plan(segments: pl.DataFrame, size: int) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -1,24 +1,28 @@
 """Evaluation: figures about the autoencoder and about an attribution."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from assets.base import read_losses
 from assets.dataset import manifest_uri, read_index, segment_spec
+from assets.material import read_embedding
 from assets.preview import picture, table
-from assets.unlearned import query_losses
-from tda_dagster.attribution.unlearning import Unlearned
+from assets.unlearned import QUERY_LOSSES, SUMMARY, query_losses, unlearning_spec
+from tda_dagster.attribution.similarity import cosine, standardised
 from tda_dagster.corpus import iter_segments
 from tda_dagster.diffusion.autoencoder import encode, open_autoencoder
 from tda_dagster.evaluation.metrics import (
     EVALUATION_SCHEMA,
+    gini,
     loss_rise,
     row,
     self_rank,
+    similarity_of_extremes,
     top_share,
 )
 from tda_dagster.evaluation.reconstruction import compare
@@ -95,61 +99,117 @@ def _describe_attribution(artifact: Artifact) -> dict[str, Any]:
     return {"figures": table(wide.sort("subject").head(20))}
 
 
+SIMILARITY_TRACKS = 10
+"""Most and least attributed tracks whose similarity to the query is measured."""
+
+
 @study_asset(
     "evaluation/attribution",
-    version="1",
+    version="2",
     inputs=[
         "attribution/scores",
         "unlearned/checkpoints",
         "unlearned/losses",
         "base/losses",
         "cohort/queries",
+        "cohort/embeddings",
         "dataset/index",
+        "dataset/embeddings",
     ],
     partitioned="cohort|method",
     describe=_describe_attribution,
     kinds=["polars"],
 )
 def attribution(job: Job, out: Path) -> None:
-    """Did unlearning do what it should: how far the weights moved, how much held-out music was
-    forgotten, how concentrated the scores are, and where a training segment ranks itself."""
-    scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
+    """What can be said of an attribution without retraining: where a training segment ranks
+    itself, how alike the most and the least attributed tracks sound to the query, how concentrated
+    the scores are, and, where something was unlearned, what else was forgotten."""
     queries = pl.read_parquet(job.inputs["cohort/queries"].path("queries.parquet"))
+    scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
-    base = read_losses(job.inputs["base/losses"])
-    after = query_losses(job.inputs["unlearned/losses"])
-    checkpoints = job.inputs["unlearned/checkpoints"]
     rows = []
     for query in queries.iter_rows(named=True):
-        query_id = query["query_id"]
-        own = scores.filter(query_id=query_id)
-        moved = Unlearned.load(checkpoints.path(f"{query_id}.safetensors")).relative_norm
-        found = {
-            "relative_weight_change": (moved, "none"),
-            "score_mean": (_mean(own["score"]), "none"),
-            "top_1pct_share": (top_share(own["score"], 0.01), "none"),
-        }
-        for split in ("train", "heldout"):
-            ids = segments.filter(split=split)["segment_id"]
-            if len(ids):
-                found[f"{split}_loss_rise"] = (loss_rise(base, after[query_id], ids), "lower")
+        own = scores.filter(query_id=query["query_id"])
+        found = _concentration(own)
         if query["segment_id"] is not None:
             rank = self_rank(own, query["segment_id"])
             if rank is not None:
-                found["self_influence_rank"] = (rank, "lower")
-        rows += [
-            row(
-                "attribution",
-                query_id,
-                metric,
-                value,
-                method_id=job.method.method_id,
-                direction=direction,
-            )
-            for metric, (value, direction) in found.items()
-        ]
-    pl.DataFrame(rows, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
+                found.append(("self_influence_rank", rank, "lower", ""))
+        found += _similarity(job, query["query_id"], own, segments)
+        rows += [(query["query_id"], *figure) for figure in found]
+    if unlearning_spec(job) is not None:
+        rows += _forgetting(job, segments)
+    metrics = [
+        row(
+            "attribution",
+            subject,
+            metric,
+            value,
+            method_id=job.method.method_id,
+            direction=direction,
+            detail=detail,
+        )
+        for subject, metric, value, direction, detail in rows
+    ]
+    pl.DataFrame(metrics, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
 
 
-def _mean(values: pl.Series) -> float:
-    return float(np.mean(values.to_numpy()))
+Figure = tuple[str, float, str, str]
+"""Metric, value, which way is better, detail."""
+
+
+def _concentration(scores: pl.DataFrame) -> list[Figure]:
+    """How few segments hold most of what is above the median: alike for any scale of scores."""
+    above = scores["score"] - scores["score"].median()
+    return [
+        ("gini", gini(above), "none", ""),
+        ("top_1pct_share", top_share(above, 0.01), "none", ""),
+    ]
+
+
+_LIKENESS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "timbre": lambda queries, segments, train: cosine(
+        standardised(queries, train), standardised(segments, train)
+    ),
+    "clap": lambda queries, segments, train: cosine(queries, segments),
+}
+"""How the embeddings that are vectors are compared: as the methods of the same names do."""
+
+
+def _similarity(
+    job: Job, query_id: str, scores: pl.DataFrame, segments: pl.DataFrame
+) -> Iterator[Figure]:
+    """How alike the extremes of the ranking sound to the query, per embedding that is a vector."""
+    for name, likeness in _LIKENESS.items():
+        if not job.inputs["dataset/embeddings"].has(f"{name}.safetensors"):
+            continue
+        train = read_embedding(job.inputs["dataset/embeddings"], name)
+        query = read_embedding(job.inputs["cohort/embeddings"], name).of([query_id])
+        ids = scores["segment_id"].to_list()
+        alike = likeness(query, train.of(ids), train.vectors)[0]
+        compared = scores.with_columns(similarity=pl.Series(alike.numpy())).join(
+            segments.select("segment_id", "track_id"), on="segment_id"
+        )
+        most, least = similarity_of_extremes(compared, SIMILARITY_TRACKS)
+        yield "topk_similarity", most, "higher", name
+        yield "bottomk_similarity", least, "lower", name
+
+
+def _forgetting(job: Job, segments: pl.DataFrame) -> Iterator[tuple[str, str, float, str, str]]:
+    """How far the weights moved, and how much the losses of queries and music rose."""
+    checkpoints = job.inputs["unlearned/checkpoints"]
+    moved = pl.read_parquet(checkpoints.path(SUMMARY)).select("query_id", "relative_norm")
+    for query_id, norm in moved.iter_rows():
+        yield query_id, "relative_weight_change", norm, "none", ""
+    own = pl.read_parquet(job.inputs["unlearned/losses"].path(QUERY_LOSSES))
+    rises = own.group_by("segment_id", maintain_order=True).agg(
+        rise=(pl.col("loss_unlearned") - pl.col("loss")).mean()
+    )
+    for query_id, rise in rises.iter_rows():
+        yield query_id, "query_loss_rise", rise, "none", ""
+    base = read_losses(job.inputs["base/losses"])
+    for query_id, after in query_losses(job.inputs["unlearned/losses"]).items():
+        for split in ("train", "heldout"):
+            ids = segments.filter(split=split)["segment_id"]
+            if len(ids):
+                yield query_id, f"{split}_loss_rise", loss_rise(base, after, ids), "lower", ""

@@ -3,6 +3,8 @@
 import io
 import json
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import soundfile
 from assets.base import loss_curve
 from assets.dataset import manifest_uri, read_index, segment_spec
 from assets.warehouse import CONTENT
+from tda_dagster.attribution.methods import method_specs
 from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments
 from tda_dagster.materialization import Job, study_asset
 from tda_dagster.report.contents import (
@@ -25,13 +28,19 @@ from tda_dagster.report.contents import (
     Share,
     Sound,
 )
+from tda_dagster.report.experiment import read_experiment, render_experiment
 from tda_dagster.report.page import render_page
 from tda_dagster.store import Artifact
+from tda_dagster.workspace import Workspace
 from warehouse.build import build, query
 
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
     return {"pages": ", ".join(artifact.entries)}
+
+
+def _main_methods(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    return {"methods": [spec.method_id for spec in method_specs(workspace.settings)]}
 
 
 def _lay_out(job: Job, artifact: Artifact) -> None:
@@ -56,39 +65,53 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
         "dataset.silence_dbfs",
         "report",
     ],
+    fingerprint=_main_methods,
     finish=_lay_out,
     describe=_describe,
     kinds=["html"],
 )
 def pages(job: Job, out: Path) -> None:
-    """One self-contained page per cohort: each query beside the tracks that shaped it."""
-    tables = {
-        name: pl.read_parquet(job.inputs["warehouse/duckdb"].path(f"{name}.parquet"))
-        for name in CONTENT
-    }
+    """One self-contained page per cohort: each query beside the tracks that shaped it, by the
+    methods of the main job."""
+    with _warehouse(job) as database:
+        methods = _main_methods(job.settings, job.workspace)["methods"]
+        cohorts = query(
+            database,
+            "SELECT DISTINCT cohort FROM v_query_summary WHERE list_contains(?, method_id) "
+            "ORDER BY 1",
+            [methods],
+        )
+        for number, cohort in enumerate(cohorts["cohort"]):
+            page = render_page(_Reader(job, database, methods).cohort(cohort))
+            (out / f"{cohort}.html").write_text(page, encoding="utf-8")
+            job.progress(number + 1, cohorts.height)
+
+
+@contextmanager
+def _warehouse(job: Job) -> Iterator[Path]:
+    """The warehouse of the job's input as a database file, for as long as the block lasts."""
+    artifact = job.inputs["warehouse/duckdb"]
+    tables = {name: pl.read_parquet(artifact.path(f"{name}.parquet")) for name in CONTENT}
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "report.duckdb"
         build(database, tables)
-        cohorts = query(database, "SELECT DISTINCT cohort FROM v_query_summary ORDER BY 1")
-        for number, cohort in enumerate(cohorts["cohort"]):
-            page = render_page(_Reader(job, database).cohort(cohort))
-            (out / f"{cohort}.html").write_text(page, encoding="utf-8")
-            job.progress(number + 1, cohorts.height)
+        yield database
 
 
 class _Reader:
     """Fills in a report's contents from the warehouse, the recordings and the queries."""
 
-    def __init__(self, job: Job, database: Path) -> None:
-        self._job, self._database = job, database
+    def __init__(self, job: Job, database: Path, methods: Sequence[str]) -> None:
+        self._job, self._database, self._main = job, database, list(methods)
         self._index: DatasetIndex = read_index(job.inputs["dataset/index"], manifest_uri(job))
         self._spec: SegmentSpec = segment_spec(job)
 
     def cohort(self, name: str) -> CohortReport:
         methods = self._rows(
             "SELECT DISTINCT m.* FROM dim_method m JOIN v_query_summary s USING (method_id) "
-            "WHERE s.cohort = ? ORDER BY method_id",
+            "WHERE s.cohort = ? AND list_contains(?, method_id) ORDER BY method_id",
             name,
+            self._main,
         )
         reconstruction = self._job.inputs["evaluation/reconstruction"]
         return CohortReport(
@@ -144,7 +167,9 @@ class _Reader:
             "SELECT score FROM fct_score WHERE query_id = ? AND method_id = ? ORDER BY rank", *key
         )
         found = self._rows(
-            "SELECT metric, value FROM fct_evaluation WHERE subject = ? AND method_id = ?", *key
+            "SELECT metric, value FROM fct_evaluation WHERE subject = ? AND method_id = ? "
+            "AND detail IN ('', 'timbre')",
+            *key,
         )
         return QueryReport(
             query_id=query["query_id"],
@@ -234,3 +259,27 @@ def _share(row: dict[str, Any]) -> Share:
     if name == UNATTRIBUTED and not row["is_unattributed"]:
         name = f"“{name}”, a rightsholder"
     return Share(name, row["share"])
+
+
+def _lay_out_experiments(job: Job, artifact: Artifact) -> None:
+    artifact.export(job.workspace.reports / "experiments")
+
+
+@study_asset(
+    "report/experiments",
+    version="1",
+    inputs=["warehouse/duckdb"],
+    finish=_lay_out_experiments,
+    describe=_describe,
+    kinds=["html"],
+)
+def experiments(job: Job, out: Path) -> None:
+    """One page per experiment that has been run: grids, agreement of methods, the paper's tables
+    beside ours."""
+    with _warehouse(job) as database:
+        names = query(database, "SELECT DISTINCT experiment FROM dim_experiment ORDER BY 1")
+        for name in names["experiment"]:
+            page = render_experiment(read_experiment(database, name))
+            (out / f"{name}.html").write_text(page, encoding="utf-8")
+        # An artifact has a file even when no experiment has been run.
+        names.write_parquet(out / "experiments.parquet")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -11,10 +12,12 @@ import polars as pl
 from assets.base import loss_curve, read_losses
 from assets.preview import table
 from assets.unlearned import query_losses
+from tda_dagster.attribution.methods import method_specs
+from tda_dagster.attribution.sweep import LOSS_SCHEMA
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
-from tda_dagster.partitions import Partition, stored_spec
+from tda_dagster.partitions import Partition, experiment_partitions, stored_spec
 from tda_dagster.store import Artifact, Ref, canonical_json
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, content_digest
@@ -25,11 +28,21 @@ CONTENT = (
     "dim_segment",
     "dim_query",
     "dim_method",
+    "dim_experiment",
     "fct_loss",
     "fct_score",
     "fct_evaluation",
     "share_rule",
 )
+
+
+def _experiments(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    return {
+        "experiments": {
+            name: [[p.cohort, p.method.method_id] for p in experiment_partitions(workspace, name)]
+            for name in workspace.settings.experiments
+        }
+    }
 
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
@@ -48,10 +61,17 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "warehouse/duckdb",
-    version="1",
+    version="2",
     inputs=["dataset/index", "base/checkpoint", "base/losses", "evaluation/reconstruction"],
-    gathers=["cohort/queries", "unlearned/losses", "attribution/scores", "evaluation/attribution"],
+    gathers=[
+        "cohort/queries",
+        "unlearned/losses",
+        "attribution/scores",
+        "evaluation/attribution",
+        "evaluation/generations",
+    ],
     settings=["shares"],
+    fingerprint=_experiments,
     finish=_lay_out,
     describe=_describe,
     kinds=["duckdb", "parquet"],
@@ -67,6 +87,7 @@ def duckdb(job: Job, out: Path) -> None:
         "dim_segment": segments,
         "dim_query": _gather(job, "cohort/queries", {p.partition("|")[0] for p in partitions}),
         "dim_method": _methods(job, {p.partition("|")[2] for p in partitions}),
+        "dim_experiment": _experiment_rows(job, partitions),
         "fct_loss": _losses(job, partitions),
         "fct_score": _gather(job, "attribution/scores", partitions),
         "fct_evaluation": _evaluations(job, partitions),
@@ -108,6 +129,7 @@ def _current_partitions(job: Job) -> set[str]:
 _FILES = {
     "cohort/queries": "queries.parquet",
     "attribution/scores": "scores.parquet",
+    "evaluation/generations": "metrics.parquet",
     "evaluation/attribution": "metrics.parquet",
 }
 
@@ -130,7 +152,7 @@ def _methods(job: Job, method_ids: set[str]) -> pl.DataFrame:
                 "method_id": spec.method_id,
                 "method": spec.method,
                 "label": spec.label,
-                "family": "unlearning",
+                "family": spec.family,
                 "config": canonical_json(spec.model_dump(mode="json")).decode(),
             }
             for spec in specs
@@ -138,8 +160,20 @@ def _methods(job: Job, method_ids: set[str]) -> pl.DataFrame:
     )
 
 
+def _experiment_rows(job: Job, partitions: set[str]) -> pl.DataFrame:
+    """Which scored partitions belong to which experiment of the settings."""
+    declared = _experiments(job.settings, job.workspace)["experiments"]
+    rows = [
+        {"experiment": name, "cohort": cohort, "method_id": method_id}
+        for name, members in declared.items()
+        for cohort, method_id in members
+        if f"{cohort}|{method_id}" in partitions
+    ]
+    return pl.DataFrame(rows, schema=BY_NAME["dim_experiment"].schema)
+
+
 def _losses(job: Job, partitions: set[str]) -> pl.DataFrame:
-    columns = ["query_id", "method_id", "segment_id", "draw", "timestep", "loss"]
+    columns = ["query_id", "method_id", *LOSS_SCHEMA]
     base = read_losses(job.inputs["base/losses"]).with_columns(
         query_id=pl.lit(None, pl.String), method_id=pl.lit(None, pl.String)
     )
@@ -157,6 +191,7 @@ def _losses(job: Job, partitions: set[str]) -> pl.DataFrame:
 def _evaluations(job: Job, partitions: set[str]) -> pl.DataFrame:
     frames = [
         _gather(job, "evaluation/attribution", partitions),
+        _gather(job, "evaluation/generations", partitions),
         pl.read_parquet(job.inputs["evaluation/reconstruction"].path("metrics.parquet")),
         _training_curve(job.inputs["base/checkpoint"]),
     ]
@@ -253,4 +288,4 @@ def _partition(workspace: Workspace, cohort: str, method_id: str) -> Partition |
         return None
     if method_id:
         return Partition(cohort, stored_spec(workspace.store, method_id))
-    return Partition(cohort, workspace.settings.method_specs()[0])
+    return Partition(cohort, method_specs(workspace.settings)[0])

@@ -59,6 +59,6 @@ def rank(
 
     Columns segment_id, score (rise of the loss, larger = more influential), score_se, rank.
     """
-    base = sweep(model, dataset, plan, mask_padding=mask_padding)
-    after = sweep(model, dataset, plan, unlearned.delta, mask_padding=mask_padding)
-    return score_difference(base, after)
+    base = sweep(model, dataset, plan)
+    after = sweep(model, dataset, plan, unlearned.delta)
+    return score_difference(base, after, mask_padding=mask_padding)

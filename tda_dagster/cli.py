@@ -32,10 +32,12 @@ def run(
 ) -> None:
     """The main job: everything the cohort's attribution needs, then the answer."""
     from tda_dagster.execution import materialize, write_digests
+    from tda_dagster.partitions import main_partitions
     from tda_dagster.summary import print_summary
 
     workspace = _workspace()
-    materialize(workspace, cohort, names=None, console=console)
+    partitions = main_partitions(workspace, cohort)
+    materialize(workspace, partitions, names=None, console=console)
     write_digests(workspace, cohort, None)
     print_summary(workspace, cohort, console)
 
@@ -49,21 +51,50 @@ def materialize_command(
 ) -> None:
     """Materialise some of the graph and list the groups' digests in data/digests/GROUP.json."""
     from tda_dagster.execution import materialize, write_digests
+    from tda_dagster.partitions import main_partitions
 
     workspace = _workspace()
-    materialize(workspace, cohort, names=names, console=console)
+    partitions = main_partitions(workspace, cohort)
+    materialize(workspace, partitions, names=names, console=console)
     write_digests(workspace, cohort, names)
 
 
 @app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Its name in params.yaml.")] = None,
+    preflight: Annotated[
+        bool, typer.Option("--preflight", help="Only say what it will cost.")
+    ] = False,
+) -> None:
+    """Run an experiment of params.yaml, or list them: cohorts crossed with method specs."""
+    from tda_dagster import experiments, partitions, summary
+
+    workspace = _workspace()
+    if name is None:
+        for known in workspace.settings.experiments:
+            wanted = partitions.experiment_partitions(workspace, known)
+            console.print(f"[bold]{known:<18}[/bold] {len(wanted)} partitions", highlight=False)
+        return
+    if preflight:
+        wanted = partitions.experiment_partitions(workspace, name)
+        console.print(str(experiments.preflight(workspace, wanted)), highlight=False)
+        return
+    experiments.run_experiment(workspace, name, console)
+    summary.print_experiment(workspace, name, console)
+
+
+@app.command()
 def partitions() -> None:
-    """Register the cohorts and method specs with Dagster and list the partition keys."""
+    """Register the cohorts and method specs with Dagster and list the partition keys, those of
+    the main job first."""
     from tda_dagster.execution import instance
-    from tda_dagster.partitions import register
+    from tda_dagster.partitions import declared_partitions, register
 
     workspace = _workspace()
     with instance(workspace) as dagster:
-        for partition in register(dagster, workspace):
+        known = declared_partitions(workspace)
+        register(dagster, workspace, known)
+        for partition in known:
             console.print(str(partition.key), highlight=False)
 
 

@@ -20,14 +20,20 @@ from tda_dagster.workspace import Workspace, nested
 
 def dagster_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """All declared assets, with the workspace's settings as defaults of their launchpads."""
-    return [_dagster_asset(declared, workspace) for declared in STUDY_ASSETS.values()]
+    versions: dict[str, str] = {}
+    return [
+        _dagster_asset(declared, workspace, _code_version(declared, workspace, versions))
+        for declared in STUDY_ASSETS.values()
+    ]
 
 
 def _key(name: str) -> dg.AssetKey:
     return dg.AssetKey(name.split("/"))
 
 
-def _dagster_asset(declared: StudyAsset, workspace: Workspace) -> dg.AssetsDefinition:
+def _dagster_asset(
+    declared: StudyAsset, workspace: Workspace, code_version: str
+) -> dg.AssetsDefinition:
     @dg.asset(
         key=_key(declared.name),
         deps=[_key(name) for name in (*declared.inputs, *declared.gathers)],
@@ -35,7 +41,7 @@ def _dagster_asset(declared: StudyAsset, workspace: Workspace) -> dg.AssetsDefin
         kinds=set(declared.kinds),
         owners=["team:attribution"],
         description=declared.produce.__doc__,
-        code_version=_code_version(declared, workspace),
+        code_version=code_version,
         partitions_def=COHORT_BY_METHOD if declared.partitioned else None,
         config_schema=dagster_schema(workspace.settings, declared.settings),
         check_specs=[
@@ -52,22 +58,26 @@ def _dagster_asset(declared: StudyAsset, workspace: Workspace) -> dg.AssetsDefin
     return compute
 
 
-def _code_version(declared: StudyAsset, workspace: Workspace) -> str:
+def _code_version(declared: StudyAsset, workspace: Workspace, known: dict[str, str]) -> str:
     """The asset's version with a digest of its settings and of what is upstream of it.
 
     Dagster compares code versions, not configuration, and only an asset's own: with all of it in
     one string, a change of params.yaml shows exactly the dependent assets as stale, at once.
+    `known` holds the versions that were computed before.
     """
+    if declared.name in known:
+        return known[declared.name]
     own = {
         ".".join(path): v.model_dump(mode="json") if hasattr(v, "model_dump") else v
         for path, v in nested(workspace.settings, declared.settings)
     }
     upstream = [
-        _code_version(STUDY_ASSETS[name], workspace)
+        _code_version(STUDY_ASSETS[name], workspace, known)
         for name in (*declared.inputs, *declared.gathers)
     ]
     digest = digest_of(canonical_json({"settings": own, "upstream": upstream}))
-    return f"{declared.version}+{digest[:8]}"
+    known[declared.name] = f"{declared.version}+{digest[:8]}"
+    return known[declared.name]
 
 
 def _materialize(

@@ -4,7 +4,8 @@ import dagster as dg
 
 import assets  # noqa: F401  (declares them)
 from tda_dagster.dagster_assets import dagster_assets
-from tda_dagster.partitions import COHORT_BY_METHOD, register
+from tda_dagster.experiments import experiment_jobs
+from tda_dagster.partitions import COHORT_BY_METHOD, declared_partitions, register
 from tda_dagster.workspace import Workspace
 
 main_job = dg.define_asset_job(
@@ -23,13 +24,15 @@ main_job = dg.define_asset_job(
 )
 def partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Starts nothing by itself: attribution costs, so a person decides when."""
-    known = register(context.instance, Workspace.find())
+    workspace = Workspace.find()
+    known = declared_partitions(workspace)
+    register(context.instance, workspace, known)
     return dg.SkipReason(f"{len(known)} partitions registered")
 
 
 defs = dg.Definitions(
     assets=dagster_assets(Workspace.find()),
-    jobs=[main_job],
+    jobs=[main_job, *experiment_jobs(Workspace.find())],
     sensors=[partitions_sensor],
     # Steps are long and the store is shared: separate processes would cost seconds each, for
     # nothing on a machine that one step keeps busy.

@@ -6,7 +6,7 @@ same assets through the same definitions.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import dagster as dg
 from rich.console import Console
 
 from tda_dagster.errors import TdaError
+from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.partitions import Partition, register
 from tda_dagster.progress import bars
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
@@ -48,51 +49,85 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
 
 
 def materialize(
-    workspace: Workspace, cohort: str, *, names: Sequence[str] | None, console: Console
+    workspace: Workspace,
+    partitions: Sequence[Partition],
+    *,
+    names: Sequence[str] | None,
+    console: Console,
+    between: Callable[[], None] = lambda: None,
 ) -> None:
-    """Materialise asset groups and assets by name (all: None) for a cohort and every method spec.
+    """Materialise asset groups and assets by name (all: None) for some partitions.
 
-    Raises the error of the first asset that failed, or RunFailed naming the check that did.
+    What all partitions share comes first, then each partition, then what gathers them; `between`
+    is called when the shared part is done. Raises the error of the first asset that failed, or
+    RunFailed naming the check that did.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
     from tda_dagster.definitions import defs  # reads the workspace
 
-    workspace.cohort(cohort)
-    keys = _select(defs, names)
+    shared, partitioned, gathered = _phases(_select(names))
     with instance(workspace) as dagster:
-        wanted = [p for p in register(dagster, workspace) if p.cohort == cohort]
-        for partition in wanted:
-            with bars(console):
-                _run(defs, dagster, partition, keys)
+        register(dagster, workspace, partitions)
+        _run(defs, dagster, None, shared, console)
+        between()
+        for number, partition in enumerate(partitions if partitioned else ()):
+            if len(partitions) > 1:
+                console.print(
+                    f"[dim]{number + 1}/{len(partitions)}[/dim] {partition.cohort} by "
+                    f"{partition.method.label} [dim]{partition.method.method_id}[/dim]",
+                    highlight=False,
+                )
+            _run(defs, dagster, partition, partitioned, console)
+        _run(defs, dagster, None, gathered, console)
 
 
-def _select(defs: dg.Definitions, names: Sequence[str] | None) -> list[dg.AssetKey]:
-    keys = list(defs.resolve_all_asset_keys())
+def _select(names: Sequence[str] | None) -> list[str]:
+    """The assets that the names ask for, in the order of the data flow."""
     if names is None:
-        return keys
-    known = {key.path[0] for key in keys} | {"/".join(key.path) for key in keys}
+        return list(STUDY_ASSETS)
+    known = {name.split("/")[0] for name in STUDY_ASSETS} | set(STUDY_ASSETS)
     unknown = set(names) - known
     if unknown:
         raise TdaError(
             f"{sorted(unknown)[0]!r} is neither an asset group nor an asset; there are: "
             f"{', '.join(sorted(known))}"
         )
-    return [key for key in keys if key.path[0] in names or "/".join(key.path) in names]
+    return [name for name in STUDY_ASSETS if name in names or name.split("/")[0] in names]
+
+
+def _phases(selected: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The selected assets: those all partitions share, the partitioned, those that gather them."""
+
+    def gathers(name: str) -> bool:
+        declared = STUDY_ASSETS[name]
+        return bool(declared.gathers) or any(gathers(n) for n in declared.inputs)
+
+    partitioned = [name for name in selected if STUDY_ASSETS[name].partitioned]
+    others = [name for name in selected if name not in partitioned]
+    return (
+        [name for name in others if not gathers(name)],
+        partitioned,
+        [name for name in others if gathers(name)],
+    )
 
 
 def _run(
     defs: dg.Definitions,
     dagster: dg.DagsterInstance,
-    partition: Partition,
-    keys: list[dg.AssetKey],
+    partition: Partition | None,
+    names: Sequence[str],
+    console: Console,
 ) -> None:
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=dagster,
-        partition_key=partition.key,
-        asset_selection=keys,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-    )
+    if not names:
+        return
+    with bars(console):
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=dagster,
+            partition_key=partition.key if partition else None,
+            asset_selection=[dg.AssetKey(name.split("/")) for name in names],
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
     if result.success:
         return
     for event in result.all_events:

@@ -5,18 +5,25 @@ follows from it, and what its function is given. How Dagster sees it is in `dags
 declarations themselves are in `assets/`.
 """
 
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+import torch
+
+from tda_dagster.attribution.methods import MethodSpec
 from tda_dagster.errors import TdaError
 from tda_dagster.partitions import Partition
-from tda_dagster.settings import MethodSpec, Settings
+from tda_dagster.settings import Settings
 from tda_dagster.store import Artifact, ArtifactStore, Recipe, Ref
 from tda_dagster.workspace import Workspace, nested
 
+T = TypeVar("T")
 Metadata = Mapping[str, Any]
 
 
@@ -38,6 +45,42 @@ class MissingInput(TdaError):
 
 class Produce(Protocol):
     def __call__(self, job: "Job", out: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of an asset's work: everything that determines its one `file`, which `produce`
+    writes to the path it is given."""
+
+    name: str
+    inputs: Mapping[str, str]
+    config: Mapping[str, Any]
+    file: str
+    produce: Callable[[Path], None]
+
+
+def threads_per_worker(workers: int) -> int:
+    """The threads that torch takes in each of several workers: few large operations do not pay
+    for more than a core, several shards at a time do."""
+    return max(1, (os.cpu_count() or 1) // workers)
+
+
+_MAKING = threading.Lock()
+
+
+class PerThread(Generic[T]):
+    """A value of its own for every thread that asks: for models, whose weights unlearning moves."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make, self._local = make, threading.local()
+
+    def __call__(self) -> T:
+        if not hasattr(self._local, "value"):
+            # One at a time: diffusers changes torch globally while it opens a pipeline.
+            with _MAKING:
+                self._local.value = self._make()
+        value: T = self._local.value
+        return value
 
 
 @dataclass(frozen=True)
@@ -71,36 +114,45 @@ class Job:
         assert self.partition is not None
         return self.partition.cohort
 
-    def shard(
-        self,
-        name: str,
-        inputs: Mapping[str, str],
-        config: Mapping[str, Any],
-        file: str,
-        produce: Callable[[Path], None],
-    ) -> Path:
+    def shard(self, shard: Shard) -> Path:
         """A part of the work that survives a crash: its one file is found in the store, or made
         and stored at once. Returns a local path of the file."""
         recipe = Recipe(
             f"{self.asset.name}/shard",
-            partition=name,
+            partition=shard.name,
             code_version=self.asset.version,
-            config=config,
-            inputs=inputs,
+            config=shard.config,
+            inputs=shard.inputs,
         )
         made = self.store.materialize(
-            recipe, lambda out: produce(out / file), run_id=self.run_id, head=False
+            recipe,
+            lambda out: shard.produce(out / shard.file),
+            run_id=self.run_id,
+            head=False,
         )
-        return made.artifact.path(file)
+        return made.artifact.path(shard.file)
+
+    def shards(self, shards: Sequence[Shard]) -> list[Path]:
+        """The same for several that do not need each other, side by side on threads; reports
+        progress. What their `produce` shares must bear that (see `PerThread`)."""
+        workers = self.workspace.workers
+        threads = threads_per_worker(workers)
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(threads,)
+        ) as pool:
+            try:
+                paths = []
+                for path in pool.map(self.shard, shards):
+                    paths.append(path)
+                    self.progress(len(paths), len(shards))
+                return paths
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def folder(self, artifact: Artifact) -> Path:
         """The artifact as a plain folder with proper names, kept in the workspace's cache."""
-        folder = self.workspace.cache / artifact.digest[:16]
-        complete = folder / ".complete"
-        if not complete.exists():
-            artifact.export(folder)
-            complete.touch()
-        return folder
+        return self.workspace.plain_folder(artifact)
 
 
 @dataclass(frozen=True)

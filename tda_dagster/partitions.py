@@ -5,12 +5,20 @@ the method: assets of one run must share their partitions, and the whole chain i
 artifact is the same for every method.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 
-from tda_dagster.settings import MethodSpec, SettingsError
+from tda_dagster.attribution.methods import (
+    MethodSpec,
+    experiment,
+    experiment_specs,
+    method_specs,
+    read_spec,
+)
+from tda_dagster.settings import SettingsError
 from tda_dagster.store import ArtifactStore, Recipe
 from tda_dagster.workspace import Workspace
 
@@ -34,15 +42,41 @@ class Partition:
         return dg.MultiPartitionKey({"cohort": self.cohort, "method": self.method.method_id})
 
 
-def register(instance: dg.DagsterInstance, workspace: Workspace) -> list[Partition]:
-    """Make the workspace's cohorts and method specs known to Dagster and the store; returns the
-    partitions its settings ask for."""
-    specs = workspace.settings.method_specs()
-    for spec in specs:
+def main_partitions(workspace: Workspace, cohort: str) -> list[Partition]:
+    """The partitions of a cohort under the methods of the main job."""
+    workspace.cohort(cohort)
+    return [Partition(cohort, spec) for spec in method_specs(workspace.settings)]
+
+
+def experiment_partitions(workspace: Workspace, name: str) -> list[Partition]:
+    """The partitions of an experiment: each of its cohorts under each of its method specs."""
+    specs = experiment_specs(workspace.settings, name)
+    cohorts = experiment(workspace.settings, name).cohorts
+    return [Partition(cohort, spec) for cohort in cohorts for spec in specs]
+
+
+def register(
+    instance: dg.DagsterInstance, workspace: Workspace, partitions: Iterable[Partition]
+) -> None:
+    """Make partitions known to Dagster, and their method specs to the store."""
+    cohorts, specs = set(), {}
+    for partition in partitions:
+        cohorts.add(partition.cohort)
+        specs[partition.method.method_id] = partition.method
+    for spec in specs.values():
         keep_spec(workspace.store, spec)
-    instance.add_dynamic_partitions("cohort", workspace.cohorts())
-    instance.add_dynamic_partitions("method", [spec.method_id for spec in specs])
-    return [Partition(cohort, spec) for cohort in workspace.cohorts() for spec in specs]
+    instance.add_dynamic_partitions("cohort", sorted(cohorts))
+    instance.add_dynamic_partitions("method", list(specs))
+
+
+def declared_partitions(workspace: Workspace) -> list[Partition]:
+    """All that the settings ask for and there are cohorts for: every cohort under the methods of
+    the main job, then every experiment."""
+    cohorts = workspace.cohorts()
+    wanted = [p for name in cohorts for p in main_partitions(workspace, name)]
+    for name in workspace.settings.experiments:
+        wanted += [p for p in experiment_partitions(workspace, name) if p.cohort in cohorts]
+    return list(dict.fromkeys(wanted))
 
 
 def keep_spec(store: ArtifactStore, spec: MethodSpec) -> None:
@@ -65,4 +99,4 @@ def stored_spec(store: ArtifactStore, method_id: str) -> MethodSpec:
             f"method {method_id!r} is unknown; run `tda partitions` to register the method specs "
             "of params.yaml"
         )
-    return MethodSpec.model_validate_json(store.artifact(ref.digest).read_bytes(SPEC_FILE))
+    return read_spec(store.artifact(ref.digest).read_bytes(SPEC_FILE))

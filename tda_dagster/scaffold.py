@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tda_dagster.settings import SettingsError
 
-TEMPLATES = ("params.yaml", "dvc.yaml", "cohorts/reference.yaml")
+COHORTS = ("reference", "comparison", "self_influence", "versions")
+TEMPLATES = ("params.yaml", "dvc.yaml", *(f"cohorts/{name}.yaml" for name in COHORTS))
 
 
 def lay_out(folder: Path) -> list[Path]:

@@ -5,7 +5,7 @@ models; an unknown key or a value out of range is an error that names the key's 
 """
 
 import hashlib
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,6 +100,14 @@ class ModelSettings(Section):
     training: TrainingSettings = TrainingSettings()
 
 
+class ComputeSettings(Section):
+    """How work is spread over the machine; changes no result."""
+
+    workers: PositiveInt = Field(
+        2, description="shards worked on side by side on a CPU, each with a copy of the model"
+    )
+
+
 class NoiseSettings(Section):
     """The draws under which losses are compared."""
 
@@ -120,17 +128,31 @@ class FisherSettings(Section):
     """Fisher information of the base model."""
 
     draws: PositiveInt = Field(4, description="draws per segment")
-    layer_group: str = Field("transformer", description="weights it is measured for")
+    layer_group: str = Field("everything", description="weights it is measured for")
     mask_padding: bool = Field(True, description="mask padding in its loss")
     batch_size: PositiveInt = Field(16, description="per-example gradients held in memory")
     seed: int = 1
 
 
 class SweepSettings(Section):
-    """The loss sweep."""
+    """The loss sweep of an unlearned model."""
 
-    mask_padding: bool = Field(False, description="M_L: mask padding in the loss")
+    draws: PositiveInt | None = Field(
+        None, description="draws of the noise plan that are swept, evenly spaced (null: all)"
+    )
     batch_size: PositiveInt = 64
+
+
+class ScoringSettings(Section):
+    """From losses before and after unlearning to scores."""
+
+    score: Literal["difference", "skew"] = Field(
+        "difference", description="of the losses, or relative to their sum"
+    )
+    mask_padding: bool = Field(False, description="M_L: mask padding in the losses")
+    timestep_min: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="draws at smaller timesteps (less noise) are left out"
+    )
 
 
 class UnlearningSettings(Section):
@@ -155,6 +177,24 @@ class GenerationSettings(Section):
     negative_prompt: str = ""
 
 
+class FidelitySettings(Section):
+    """Pieces generated before and after unlearning: is the model otherwise what it was?"""
+
+    pieces: Annotated[int, Field(ge=2)] = Field(48, description="pieces per cohort and method")
+    inference_steps: PositiveInt = 25
+    guidance_scale: Annotated[float, Field(ge=0)] = 1.5
+    resamples: PositiveInt = Field(500, description="bootstrap resamples of the interval")
+    seed: int = 3
+
+
+class EmbeddingSettings(Section):
+    """Audio embeddings, beside the weight-free ones."""
+
+    clap: str | None = Field(
+        None, description="directory or hub id of a CLAP model of transformers (null: none)"
+    )
+
+
 class ShareSettings(Section):
     """From scores to shares."""
 
@@ -169,57 +209,42 @@ class ReportSettings(Section):
     top_tracks: PositiveInt = 5
 
 
+class ExperimentSettings(Section):
+    """Cohorts crossed with method specs: `methods` × the combinations of `grid`."""
+
+    cohorts: tuple[str, ...] = Field(min_length=1, description="names of cohorts")
+    methods: tuple[str, ...] = Field(("fim_unlearning",), min_length=1)
+    settings: dict[str, Any] = Field({}, description="dotted keys that differ from the study's")
+    grid: tuple[dict[str, tuple[Any, ...]], ...] = Field(
+        ({},), min_length=1, description="blocks of dotted keys; each block is a full product"
+    )
+
+
 class Settings(Section):
     """All settings of a study, as `params.yaml` lays them out."""
 
     store: StoreSettings = StoreSettings()
     dataset: DatasetSettings = DatasetSettings()
     model: ModelSettings = ModelSettings()
+    compute: ComputeSettings = ComputeSettings()
     noise: NoiseSettings = NoiseSettings()
     fisher: FisherSettings = FisherSettings()
     sweep: SweepSettings = SweepSettings()
-    methods: tuple[Literal["fim_unlearning"], ...] = Field(("fim_unlearning",), min_length=1)
+    scoring: ScoringSettings = ScoringSettings()
+    methods: tuple[str, ...] = Field(
+        ("fim_unlearning",), min_length=1, description="attribution methods of the main job"
+    )
+    method_settings: dict[str, dict[str, Any]] = Field(
+        {"mucs": {"scoring": {"score": "skew", "timestep_min": 0.5}}},
+        description="by method: what differs from the sections its fields are named after",
+    )
     unlearning: UnlearningSettings = UnlearningSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
     generation: GenerationSettings = GenerationSettings()
+    fidelity: FidelitySettings = FidelitySettings()
     shares: ShareSettings = ShareSettings()
     report: ReportSettings = ReportSettings()
-
-    def method_specs(self) -> "tuple[MethodSpec, ...]":
-        """The attribution methods the study asks for, each with all its settings."""
-        return tuple(MethodSpec.of(self, name) for name in self.methods)
-
-
-class MethodSpec(Section):
-    """An attribution method with everything that determines its scores."""
-
-    method: Literal["fim_unlearning"]
-    unlearning: UnlearningSettings
-    sweep: SweepSettings
-    noise: NoiseSettings
-
-    @classmethod
-    def of(cls, settings: Settings, method: Literal["fim_unlearning"]) -> "MethodSpec":
-        return cls(
-            method=method,
-            unlearning=settings.unlearning,
-            sweep=settings.sweep,
-            noise=settings.noise,
-        )
-
-    @property
-    def label(self) -> str:
-        """A name for people."""
-        unlearning = self.unlearning
-        return (
-            f"FIM unlearning, {unlearning.layer_group.replace('_', ' ')}, "
-            f"{unlearning.steps} step{'s' * (unlearning.steps > 1)}"
-        )
-
-    @property
-    def method_id(self) -> str:
-        """The partition key: a readable slug and eight digits of the settings' hash."""
-        slug = f"{self.method}-{self.unlearning.layer_group}-{self.unlearning.steps}step"
-        return f"{re.sub('[^a-z0-9]+', '-', slug.lower())}-{self.digest()[:8]}"
+    experiments: dict[str, ExperimentSettings] = {}
 
 
 def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
@@ -239,14 +264,26 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise SettingsError(f"{path}: must hold a mapping of settings, not {type(raw).__name__}")
-    for key, value in (overrides or {}).items():
+    _place(raw, overrides or {})
+    settings: Settings = validated(Settings, raw, str(path))
+    return settings
+
+
+def overridden(settings: Settings, changes: Mapping[str, Any], source: str) -> Settings:
+    """The settings with other values for some dotted keys; `source` names them in errors."""
+    raw = settings.model_dump()
+    _place(raw, changes)
+    changed: Settings = validated(Settings, raw, source)
+    return changed
+
+
+def _place(raw: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
         *sections, name = key.split(".")
         target = raw
         for section in sections:
             target = target.setdefault(section, {})
         target[name] = value
-    settings: Settings = validated(Settings, raw, str(path))
-    return settings
 
 
 def validated(model: type[Section], raw: Any, source: str) -> Any:

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.markup import escape
 
+from tda_dagster.attribution.methods import method_specs
 from tda_dagster.errors import TdaError
 from tda_dagster.workspace import Workspace
 from warehouse.build import query
@@ -12,7 +13,7 @@ TOP_TRACKS = 3
 _QUERIES = """
 SELECT s.query_id, s.method_id, m.label, s.prompt, s.kind, s.unattributed
 FROM v_query_summary s JOIN dim_method m USING (method_id)
-WHERE s.cohort = ? ORDER BY s.method_id, s.query_index
+WHERE s.cohort = ? AND list_contains(?, s.method_id) ORDER BY s.method_id, s.query_index
 """
 _TRACKS = """
 SELECT title, composer, rightsholder, share FROM v_track_share
@@ -28,7 +29,8 @@ ORDER BY is_unattributed, share DESC
 def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
     """Print each query's most influential tracks and rightsholders, and where the rest is."""
     database = workspace.database
-    queries = query(database, _QUERIES, [cohort])
+    methods = [spec.method_id for spec in method_specs(workspace.settings)]
+    queries = query(database, _QUERIES, [cohort, methods])
     if queries.is_empty():
         raise TdaError(f"cohort {cohort!r} has no scores in {database}; run `tda run {cohort}`")
     for row in queries.iter_rows(named=True):
@@ -50,6 +52,72 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
         "report     " + _short(workspace, workspace.reports / f"{cohort}.html"), highlight=False
     )
     console.print('query it   tda sql --examples, or: tda sql "select * from v_query_summary"')
+
+
+_SPECS = """
+SELECT s.*, m.label FROM v_experiment_spec s JOIN dim_method m USING (method_id)
+WHERE s.experiment = ? AND s.self_rank_mean IS NOT NULL
+ORDER BY self_rank_mean, topk_similarity - bottomk_similarity DESC LIMIT ?
+"""
+_RECOMMENDED = """
+SELECT r.*, m.label FROM v_recommended_spec r JOIN dim_method m USING (method_id)
+WHERE r.experiment = ?
+"""
+_AGREEMENT = """
+SELECT DISTINCT a.cohort, m.label, o.label AS other, a.pearson, a.spearman
+FROM v_method_agreement a
+JOIN dim_experiment e ON e.method_id = a.method_id AND e.cohort = a.cohort
+JOIN dim_experiment f ON f.method_id = a.other_method_id AND f.experiment = e.experiment
+    AND f.cohort = e.cohort
+JOIN dim_method m ON m.method_id = a.method_id
+JOIN dim_method o ON o.method_id = a.other_method_id
+WHERE e.experiment = ? AND a.query_id IS NULL AND m.method <> o.method
+ORDER BY a.cohort, a.spearman DESC
+"""
+_VERSIONS = """
+SELECT m.label, v.version_kind, v.renditions, v.median_rank, v.share_top_10
+FROM v_version_recall_summary v JOIN dim_method m USING (method_id)
+WHERE method_id IN (SELECT method_id FROM dim_experiment WHERE experiment = ?)
+ORDER BY v.version_kind, v.median_rank
+"""
+TOP_SPECS = 8
+
+
+def print_experiment(workspace: Workspace, name: str, console: Console) -> None:
+    """Print what an experiment found: specs by self-influence, who agrees, who finds versions."""
+    database = workspace.database
+    specs = query(database, _SPECS, [name, TOP_SPECS])
+    if specs.height:
+        console.print("\n[bold]rank of a target under its own unlearning[/bold] (1 is perfect)")
+    for row in specs.iter_rows(named=True):
+        console.print(
+            f"  {row['self_rank_mean']:7.2f}  first {row['share_rank_1']:4.0%}  {row['label']}",
+            highlight=False,
+        )
+    for row in query(database, _RECOMMENDED, [name]).iter_rows(named=True):
+        console.print(
+            f"  recommended: {row['label']} [dim]{row['method_id']}[/dim]", highlight=False
+        )
+    agreement = query(database, _AGREEMENT, [name])
+    if agreement.height:
+        console.print("\n[bold]methods that agree most[/bold] (Spearman, Pearson)")
+    for row in agreement.head(TOP_SPECS).iter_rows(named=True):
+        console.print(
+            f"  {row['spearman']:5.2f} {row['pearson']:5.2f}  {row['label']} — {row['other']} "
+            f"[dim]({row['cohort']})[/dim]",
+            highlight=False,
+        )
+    versions = query(database, _VERSIONS, [name])
+    if versions.height:
+        console.print("\n[bold]other renditions of the same excerpt[/bold] (median rank of tracks)")
+    for row in versions.iter_rows(named=True):
+        console.print(
+            f"  {row['median_rank']:6.1f}  top ten {row['share_top_10']:4.0%}  {row['label']} "
+            f"[dim]({row['version_kind']})[/dim]",
+            highlight=False,
+        )
+    page = workspace.reports / "experiments" / f"{name}.html"
+    console.print("\nreport     " + _short(workspace, page), highlight=False)
 
 
 def _short(workspace: Workspace, path: object) -> str:

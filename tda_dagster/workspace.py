@@ -23,7 +23,7 @@ from tda_dagster.settings import (
     load_settings,
     validated,
 )
-from tda_dagster.store import ArtifactStore
+from tda_dagster.store import Artifact, ArtifactStore
 
 WORKSPACE_VARIABLE = "TDA_WORKSPACE"
 
@@ -54,10 +54,29 @@ class Query(Section):
         return "audio" if self.audio is not None else "segment"
 
 
-class Cohort(Section):
-    """A named set of queries that are attributed together."""
+class Targets(Section):
+    """Training segments as queries, for self-influence: the members nearest to the centres of
+    k-means over an audio embedding of them."""
 
-    queries: tuple[Query, ...] = Field(min_length=1)
+    count: Annotated[int, Field(gt=0)] = 40
+    embedding: str = "timbre"
+    among: Literal["train", "versions"] = Field(
+        "train", description="all training segments, or those with another rendition in training"
+    )
+    seed: int = 0
+
+
+class Cohort(Section):
+    """A named set of queries that are attributed together: a list, or chosen targets."""
+
+    queries: tuple[Query, ...] = ()
+    targets: Targets | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Cohort":
+        if bool(self.queries) == (self.targets is not None):
+            raise ValueError("give either queries (at least one) or targets")
+        return self
 
 
 @dataclass(frozen=True)
@@ -107,6 +126,21 @@ class Workspace:
         """A path of the settings as an absolute path or URL."""
         return path if "://" in path else str(self.root / path)
 
+    @property
+    def workers(self) -> int:
+        """Shards to work on side by side: one on an accelerator, which they would only share."""
+        settings = self.settings
+        return settings.compute.workers if settings.model.device == "cpu" else 1
+
+    def plain_folder(self, artifact: Artifact) -> Path:
+        """The artifact as a folder with proper names, kept in the cache."""
+        folder = self.cache / artifact.digest[:16]
+        complete = folder / ".complete"
+        if not complete.exists():
+            artifact.export(folder)
+            complete.touch()
+        return folder
+
     def cohorts(self) -> list[str]:
         """The names of all cohorts that have a file."""
         return sorted(path.stem for path in (self.root / "cohorts").glob("*.yaml"))
@@ -137,7 +171,12 @@ class Workspace:
     def add_queries(self, name: str, queries: list[Query]) -> Path:
         """Append queries to a cohort's file, making it if need be; returns the file."""
         path = self.cohort_file(name)
-        present = list(self.cohort(name).queries) if path.exists() else []
+        present: list[Query] = []
+        if path.exists():
+            cohort = self.cohort(name)
+            if cohort.targets is not None:
+                raise SettingsError(f"{path}: its queries are chosen targets; name another cohort")
+            present = list(cohort.queries)
         cohort = Cohort(queries=(*present, *queries))
         path.parent.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tda_dagster.settings import MethodSpec, Settings, SettingsError, load_settings
+from tda_dagster.attribution.methods import METHODS, experiment_specs, method_specs, read_spec
+from tda_dagster.attribution.methods.fim_unlearning import FimUnlearning
+from tda_dagster.settings import Settings, SettingsError, load_settings
 from tda_dagster.workspace import Query, Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -18,14 +20,22 @@ def write(folder: Path, **sections: object) -> Path:
 
 
 def test_the_shipped_params_are_the_defaults() -> None:
-    assert load_settings(ROOT / "params.yaml") == Settings()
+    shipped = load_settings(ROOT / "params.yaml")
+    assert shipped.model_copy(update={"experiments": {}}) == Settings()
+
+
+def test_the_shipped_experiments_name_cohorts_and_methods_that_exist() -> None:
+    workspace = Workspace(ROOT)
+    for name, experiment in workspace.settings.experiments.items():
+        assert set(experiment.cohorts) <= set(workspace.cohorts())
+        assert experiment_specs(workspace.settings, name)
 
 
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
         ({"noise": {"drawz": 1}}, r"noise\.drawz: unknown key; known here: draws, mode"),
-        ({"nois": {}}, r"nois: unknown key; known here: dataset, fisher"),
+        ({"nois": {}}, r"nois: unknown key; known here: compute, dataset"),
         ({"model": {"training": {"steps": 0}}}, r"model\.training\.steps: .*greater than 0"),
         ({"noise": {"mode": "loud"}}, r"noise\.mode: .*'shared' or 'per_segment'"),
         ({"noise": {"timestep_min": 0.9, "timestep_max": 0.1}}, r"timestep_min must be below"),
@@ -54,11 +64,91 @@ def test_overrides_replace_single_keys(tmp_path: Path) -> None:
 
 
 def test_a_method_spec_is_named_by_all_its_settings() -> None:
-    (spec,) = Settings().method_specs()
+    (spec,) = method_specs(Settings())
     assert spec.method_id.startswith("fim-unlearning-transformer-1step-")
-    other = Settings.model_validate({"unlearning": {"damping": 0.2}}).method_specs()[0]
+    (other,) = method_specs(Settings.model_validate({"unlearning": {"damping": 0.2}}))
     assert other.method_id != spec.method_id
-    assert MethodSpec.model_validate_json(spec.model_dump_json()) == spec
+    assert read_spec(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_found_under_its_name_and_read_back(name: str) -> None:
+    (spec,) = method_specs(Settings(methods=(name,)))
+    assert spec.method == name
+    assert spec.method_id.startswith(name.replace("_", "-"))
+    assert read_spec(spec.model_dump_json()) == spec
+    assert spec.label
+
+
+def test_a_method_takes_its_fields_from_the_sections_of_the_same_names() -> None:
+    raw = {
+        "methods": ["mucs"],
+        "noise": {"draws": 5},
+        "scoring": {"mask_padding": True},
+        "method_settings": {"mucs": {"scoring": {"score": "skew"}, "bound": 0.5}},
+    }
+    (spec,) = method_specs(Settings.model_validate(raw))
+    dumped = spec.model_dump()
+    assert dumped["noise"]["draws"] == 5
+    assert dumped["scoring"] == {"score": "skew", "mask_padding": True, "timestep_min": 0.0}
+    assert dumped["bound"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ({"methods": ["magic"]}, r"methods: 'magic' is not an attribution method; there are: fim"),
+        ({"methods": ["mucs"], "method_settings": {"mucs": {"boundd": 1}}}, r"mucs: boundd"),
+    ],
+)
+def test_a_mistake_about_a_method_is_named(raw: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        method_specs(Settings.model_validate(raw))
+
+
+def experiment(**keys: object) -> Settings:
+    return Settings.model_validate({"experiments": {"try": {"cohorts": ["reference"], **keys}}})
+
+
+def test_the_grid_is_the_union_of_the_products_of_its_blocks() -> None:
+    settings = experiment(
+        settings={"sweep.draws": 3},
+        grid=[
+            {"unlearning.steps": [1, 2], "scoring.mask_padding": [False, True]},
+            {"unlearning.damping": [0.1, 1.0]},
+        ],
+    )
+    found = [
+        (
+            spec.unlearning.steps,
+            spec.scoring.mask_padding,
+            spec.unlearning.damping,
+            spec.sweep.draws,
+        )
+        for spec in experiment_specs(settings, "try")
+        if isinstance(spec, FimUnlearning)
+    ]
+    # (1, False, 0.1) is in both blocks and appears once.
+    assert found == [
+        (1, False, 0.1, 3),
+        (1, True, 0.1, 3),
+        (2, False, 0.1, 3),
+        (2, True, 0.1, 3),
+        (1, False, 1.0, 3),
+    ]
+
+
+def test_a_method_that_knows_nothing_of_an_axis_appears_once() -> None:
+    settings = experiment(methods=["random"], grid=[{"unlearning.steps": [1, 2, 3]}])
+    assert len(experiment_specs(settings, "try")) == 1
+
+
+def test_a_mistake_in_an_experiment_is_named() -> None:
+    settings = experiment(grid=[{"unlearning.stepz": [1]}])
+    with pytest.raises(SettingsError, match=r"experiments\.try: unlearning\.stepz: unknown key"):
+        experiment_specs(settings, "try")
+    with pytest.raises(SettingsError, match="no experiment 'other'; there are: try"):
+        experiment_specs(settings, "other")
 
 
 def test_queries_are_appended_and_read_back(tmp_path: Path) -> None:
@@ -75,7 +165,9 @@ def test_queries_are_appended_and_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("queries: []", r"broken\.yaml: queries"),
+        ("queries: []", "either queries .at least one. or targets"),
+        ("{queries: [{prompt: a}], targets: {count: 2}}", "either queries"),
+        ("targets: {count: 0}", r"targets\.count: .*greater than 0"),
         ("queries: [{prompt: a, audio: b}]", "exactly one of prompt, audio and segment"),
         ("queries: [{prompt: a, sed: 1}]", r"queries\.0\.sed: unknown key"),
         ("queries: {", "not valid YAML"),

@@ -165,6 +165,16 @@ TABLES = (
         ),
     ),
     Table(
+        "dim_experiment",
+        "One row per cohort and method spec of an experiment that has been scored.",
+        ("experiment", "cohort", "method_id"),
+        (
+            _s("experiment", "name of the experiment, as in params.yaml"),
+            _s("cohort", "cohort of its queries"),
+            _s("method_id", "one of its method specs", **_METHOD),
+        ),
+    ),
+    Table(
         "dim_artifact",
         "One row per computed artifact, live or not.",
         ("recipe_key",),
@@ -221,7 +231,11 @@ TABLES = (
             _s("segment_id", "the segment", **_SEGMENT),
             _i("draw", "draw of the noise plan"),
             _f("timestep", "timestep of the draw, in (0, 1); 1 is pure noise"),
-            _f("loss", "v-objective: mean squared error of the predicted velocity"),
+            _f(
+                "loss",
+                "v-objective: mean squared error of the predicted velocity over all frames",
+            ),
+            _f("loss_valid", "the same over valid frames only: padding has no say"),
         ),
     ),
     Table(
@@ -234,12 +248,16 @@ TABLES = (
             _s("segment_id", "the training segment", **_SEGMENT),
             _f(
                 "score",
-                "mean rise of the segment's loss when the query is unlearned; larger = more "
-                "influential. Its scale depends on the step that was taken: compare scores within "
-                "a query and method, not across",
-                unit="loss",
+                "larger = more influential. Methods that unlearn: mean over draws of the rise of "
+                "the segment's loss when the query is unlearned (or of its skew); similarity "
+                "methods: similarity; see config of dim_method. Scales differ: compare scores "
+                "within a query and method, not across",
             ),
-            _f("score_se", "standard error of that mean over draws", unit="loss", nullable=True),
+            _f(
+                "score_se",
+                "standard error of a mean over draws; null where there is none",
+                nullable=True,
+            ),
             _i("rank", "place among all segments, 1 = most influential"),
         ),
     ),

@@ -79,7 +79,7 @@ def estimate_fisher(
     ):
         for name, gradient in gradients.items():
             sums[name] += gradient.double().square().sum(dim=0)
-    return FisherSum(sums, len(segments), plan.draws)
+    return FisherSum(sums, len(segments), len(plan.indices))
 
 
 def add_fisher(parts: Iterable[FisherSum]) -> FisherSum:

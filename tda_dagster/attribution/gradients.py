@@ -62,7 +62,7 @@ def mean_gradient(
     The gradient is name → float32 like the parameter; chunks only bound the memory.
     """
     weights = {n: w.clone().requires_grad_(True) for n, w in model.weights(names).items()}
-    total = len(segments) * plan.draws
+    total = len(segments) * len(plan.indices)
     value = 0.0
 
     def denoise(noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
@@ -106,10 +106,11 @@ def draw_rows(
     )
     mask = segments.frame_mask()
     timesteps = plan.timesteps()
-    count = len(segments) * plan.draws
+    draws = len(plan.indices)
+    count = len(segments) * draws
     for start in range(0, count, batch_size):
         flat = torch.arange(start, min(start + batch_size, count))
-        who, draw = flat // plan.draws, flat % plan.draws
+        who, draw = flat // draws, flat % draws
         first = int(who[0])
         present = segments.segment_ids[first : int(who[-1]) + 1]
         noise = plan.noise(present, model.latent_shape)[who - first, draw]

@@ -16,19 +16,67 @@ class ScoringError(TdaError):
     """Losses that cannot be compared."""
 
 
-def score_difference(base: pl.DataFrame, unlearned: pl.DataFrame) -> pl.DataFrame:
-    """τ(ẑ, zᵢ) = mean over draws of L(zᵢ; θ\\ẑ) − L(zᵢ; θ₀): larger = more influential.
+def score_difference(
+    base: pl.DataFrame,
+    unlearned: pl.DataFrame,
+    *,
+    mask_padding: bool = False,
+    timestep_min: float = 0.0,
+) -> pl.DataFrame:
+    """τ(ẑ, zᵢ) = mean over draws of L(zᵢ; θ\\ẑ) − L(zᵢ; θ₀): larger = more influential
+    (arXiv:2506.18312, eq. 3).
 
-    Both frames are sweeps (`sweep.LOSS_SCHEMA`) under the same plan over the same segments, so
-    that each difference is paired (arXiv:2506.18312, eq. 3). `score_se` is the standard error of
-    that mean over the draws (null for a single draw). Returns `SCORE_SCHEMA` ordered by rank;
-    equal scores are ranked by segment id. Raises ScoringError when the sweeps do not match.
+    The frames are sweeps (`sweep.LOSS_SCHEMA`) under the same plan over the same segments, so that
+    each difference is paired; `base` may have draws that `unlearned` was not swept under.
+    `mask_padding` compares losses over valid frames only (the paper's M_L); draws at timesteps
+    below `timestep_min` are left out. `score_se` is the standard error of the mean over draws
+    (null for a single draw). Returns `SCORE_SCHEMA` ordered by rank; equal scores are ranked by
+    segment id. Raises ScoringError when the sweeps do not match.
     """
+    before, after = _columns(mask_padding)
+    return _scored(_paired(base, unlearned, timestep_min), after - before)
+
+
+def score_skew(
+    base: pl.DataFrame,
+    unlearned: pl.DataFrame,
+    *,
+    mask_padding: bool = False,
+    timestep_min: float = 0.0,
+) -> pl.DataFrame:
+    """mean over draws of (L' − L) / (L' + L), with L before and L' after unlearning, in [−1, 1]:
+    the skew of arXiv:2605.17938, which weighs all noise levels alike.
+
+    Everything else is as for `score_difference`.
+    """
+    before, after = _columns(mask_padding)
+    return _scored(
+        _paired(base, unlearned, timestep_min),
+        (after - before) / (after + before + _NO_LOSS),
+    )
+
+
+SCORERS = {"difference": score_difference, "skew": score_skew}
+"""By the name that `scoring.score` gives them."""
+
+_NO_LOSS = 1e-12
+"""Keeps the skew of two losses of zero at zero."""
+
+
+def _columns(mask_padding: bool) -> tuple[pl.Expr, pl.Expr]:
+    """The loss before and after, over all frames or the valid ones."""
+    name = "loss_valid" if mask_padding else "loss"
+    return pl.col(name), pl.col(f"{name}_unlearned")
+
+
+def _paired(base: pl.DataFrame, unlearned: pl.DataFrame, timestep_min: float) -> pl.DataFrame:
+    """Both sweeps side by side, one row per segment and draw, ordered."""
     pair = ["segment_id", "draw"]
     for sweep in (base, unlearned):
         if sweep.select(pair).is_duplicated().any():
             raise ScoringError("a loss sweep holds a (segment, draw) pair twice; recompute it")
-    # Sorted, so that the means below are summed in the same order every time.
+    base = base.join(unlearned.select("draw").unique(), on="draw", how="semi")
+    # Sorted, so that means are summed in the same order every time.
     paired = base.join(unlearned, on=pair, how="inner", suffix="_unlearned").sort(pair)
     if not (paired.height == base.height == unlearned.height):
         raise ScoringError(
@@ -38,13 +86,20 @@ def score_difference(base: pl.DataFrame, unlearned: pl.DataFrame) -> pl.DataFram
         )
     if paired.filter(pl.col("timestep") != pl.col("timestep_unlearned")).height:
         raise ScoringError("the loss sweeps were made under different noise plans; recompute both")
-    difference = pl.col("loss_unlearned") - pl.col("loss")
+    kept = paired.filter(pl.col("timestep") >= timestep_min)
+    if kept.is_empty():
+        raise ScoringError(
+            f"scoring.timestep_min: {timestep_min} leaves no draw; the noisiest one is at "
+            f"{paired['timestep'].max()!r}: lower it, or sweep more draws (sweep.draws)"
+        )
+    return kept
+
+
+def _scored(paired: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    """The mean of `value` over the draws of each segment, ranked."""
     scores = (
         paired.group_by("segment_id")
-        .agg(
-            score=difference.mean(),
-            score_se=difference.std() / pl.len().sqrt(),
-        )
+        .agg(score=value.mean(), score_se=value.std() / pl.len().sqrt())
         .sort("segment_id")
     )
     bad = scores.filter(~pl.col("score").is_finite())

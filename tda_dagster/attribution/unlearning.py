@@ -29,17 +29,20 @@ class Unlearned:
     """The result of unlearning: the weight delta θ\\ẑ − θ₀ and how it came about.
 
     `delta` is name → float32 like the parameter; `query_losses` the query's loss before each
-    step, under that step's draws; `relative_norm` is ‖Δ‖/‖θ₀‖ over the changed parameters.
+    step, under that step's draws; `relative_norm` is ‖Δ‖/‖θ₀‖ over the changed parameters;
+    `stopped` says why there were no more steps.
     """
 
     delta: dict[str, Tensor]
     query_losses: tuple[float, ...]
     relative_norm: float
+    stopped: str = "all steps done"
 
     def save(self, path: Path) -> None:
         header: dict[str, Any] = {
             "query_losses": self.query_losses,
             "relative_norm": self.relative_norm,
+            "stopped": self.stopped,
         }
         save_file(
             {n: t.contiguous() for n, t in self.delta.items()},
@@ -52,7 +55,7 @@ class Unlearned:
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["unlearning"])
             delta = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return cls(delta, tuple(header["query_losses"]), header["relative_norm"])
+        return cls(delta, tuple(header["query_losses"]), header["relative_norm"], header["stopped"])
 
 
 def unlearn(

@@ -5,6 +5,7 @@ What a given pipeline class does differently lives in its adapter, one file per 
 finds the adapter for a pipeline directory.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from tda_dagster.diffusion.latents import Conditioning
+from tda_dagster.diffusion.noise import keyed_generator
 from tda_dagster.errors import TdaError
 
 
@@ -85,6 +87,48 @@ class MusicModel(ABC):
     @abstractmethod
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
         """Named groups of denoiser parameters, each the sorted parameter names."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The denoiser's blocks in order; each gives [n, tokens, width], frames last."""
+
+    @property
+    @abstractmethod
+    def output_layer(self) -> str:
+        """The name of the weights of the denoiser's last linear map over frames."""
+
+    @torch.no_grad()
+    def activations(
+        self, noised: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> list[Tensor]:
+        """The output of each block at the frames, [n, T, width], for rows as `__call__` takes
+        them; tokens that are prepended to the frames are left out."""
+        found: list[Tensor] = []
+        hooks = [
+            block.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+            for block in self.blocks
+        ]
+        try:
+            self(noised, timesteps, conditioning)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [output[:, -noised.shape[2] :] for output in found]
+
+    def freshly_initialised(self, seed: int) -> dict[str, Tensor]:
+        """Weights of all linear maps and convolutions as they are before any training, by name:
+        uniform in ±1/√(fan in), PyTorch's own initialisation, drawn from the seed."""
+        fresh = {}
+        for prefix, module in self.denoiser.named_modules():
+            if not isinstance(module, nn.Linear | nn.Conv1d):
+                continue
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            for name, value in module.named_parameters(recurse=False):
+                path = f"{prefix}.{name}"
+                drawn = torch.rand(value.shape, generator=keyed_generator(seed, path))
+                fresh[path] = ((2 * drawn - 1) * bound).to(value.device)
+        return fresh
 
     @property
     def window_samples(self) -> int:

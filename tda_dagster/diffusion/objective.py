@@ -31,6 +31,30 @@ def diffuse(latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, 
     return alpha * latents + sigma * noise, alpha * noise - sigma * latents
 
 
+def frame_losses(
+    denoiser: Denoiser,
+    latents: Tensor,
+    conditioning: Conditioning,
+    noise: Tensor,
+    timesteps: Tensor,
+) -> Tensor:
+    """The v-objective per frame: mean of (v̂ − v)² over channels, float32 [n, T].
+
+    `latents` and `noise` are [n, C, T], `timesteps` [n].
+    """
+    noised, target = diffuse(latents, noise, timesteps)
+    return (denoiser(noised, timesteps, conditioning) - target).square().mean(dim=1)
+
+
+def mean_over(frames: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """The mean of per-frame losses [n, T] per example, float32 [n], over the frames that
+    `frame_mask` (bool [n, T]) counts: padding has no say then. All frames without a mask."""
+    if frame_mask is None:
+        return frames.mean(dim=1)
+    weights = frame_mask.to(frames.dtype)
+    return (frames * weights).sum(dim=1) / weights.sum(dim=1)
+
+
 def denoising_loss(
     denoiser: Denoiser,
     latents: Tensor,
@@ -44,9 +68,5 @@ def denoising_loss(
     `latents` and `noise` are [n, C, T], `timesteps` [n]; `frame_mask` (bool [n, T], true =
     counted) restricts the mean to the valid frames, so that padding has no say.
     """
-    noised, target = diffuse(latents, noise, timesteps)
-    error = (denoiser(noised, timesteps, conditioning) - target).square().mean(dim=1)
-    if frame_mask is None:
-        return error.mean(dim=1)
-    weights = frame_mask.to(error.dtype)
-    return (error * weights).sum(dim=1) / weights.sum(dim=1)
+    frames = frame_losses(denoiser, latents, conditioning, noise, timesteps)
+    return mean_over(frames, frame_mask)

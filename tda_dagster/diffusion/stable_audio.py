@@ -124,6 +124,15 @@ class StableAudioModel(MusicModel):
             ).audios
         return latents[0]
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        blocks: nn.ModuleList = self.pipeline.transformer.transformer_blocks
+        return list(blocks)
+
+    @property
+    def output_layer(self) -> str:
+        return "proj_out.weight"
+
     def layer_groups(self) -> dict[str, tuple[str, ...]]:
         # The Fourier features of the timestep are fixed, not learnt.
         names = sorted(n for n, _ in self.denoiser.named_parameters() if n != "time_proj.weight")

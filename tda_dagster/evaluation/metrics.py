@@ -4,6 +4,7 @@ What belongs here: what is computed from losses, scores and deltas. Figures of a
 `reconstruction`.
 """
 
+import numpy as np
 import polars as pl
 
 EVALUATION_SCHEMA = {
@@ -65,3 +66,38 @@ def self_rank(scores: pl.DataFrame, segment_id: str) -> int | None:
     (arXiv:2506.18312, section 4.1). None for a segment that is not a training segment."""
     ranks = scores.filter(segment_id=segment_id)["rank"]
     return int(ranks[0]) if len(ranks) else None
+
+
+def gini(scores: pl.Series) -> float:
+    """Gini coefficient of the positive part of the scores of all segments: how unevenly influence
+    is spread.
+
+    G = 2·Σᵢ i·xᵢ / (n·Σᵢ xᵢ) − (n + 1)/n, with xᵢ = max(score, 0) in ascending order, i from 1
+    (Gini, 1912). 0 when all segments have the same influence, (n − 1)/n when one has it all.
+    Segments without influence count (they are part of n); when none has any, 0, as in `top_share`.
+    """
+    positive = scores.cast(pl.Float64).clip(lower_bound=0).sort().to_numpy()
+    total, count = float(positive.sum()), len(positive)
+    if total <= 0:
+        return 0.0
+    return float(2 * (np.arange(1, count + 1) @ positive) / (count * total) - (count + 1) / count)
+
+
+def similarity_of_extremes(segments: pl.DataFrame, k: int) -> tuple[float, float]:
+    """Mean similarity to the query of its `k` most and of its `k` least attributed tracks: with
+    CLAP embeddings, CLAP_topk and CLAP_botk of arXiv:2506.18312.
+
+    `segments` has a row per segment: `track_id`, `score`, and `similarity`, that of the segment's
+    embedding to the query's. A track is represented by its segment with the best score (the first
+    by `similarity`, if several have it). Of fewer than `k` tracks, all are taken.
+    """
+    tracks = (
+        segments.sort(["score", "similarity"], descending=True)
+        .group_by("track_id", maintain_order=True)
+        .first()
+        .sort(["score", "track_id"], descending=[True, False])
+    )
+    most, least = tracks["similarity"].head(k).mean(), tracks["similarity"].tail(k).mean()
+    assert isinstance(most, float)
+    assert isinstance(least, float)
+    return most, least

@@ -1,7 +1,7 @@
 """Pictures of music and of measurements, as PNG bytes: one look for the report and the UI."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -185,6 +185,95 @@ def shares(names: Sequence[str], values: Sequence[float], *, look: Look = SCREEN
         axes.set_yticks(places, [_literal(name) for name in names], fontsize=7)
         axes.invert_yaxis()
         axes.set_xlabel("share of the attribution, %", fontsize=7)
+        return _png(figure)
+
+
+def matrix(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    digits: int = 2,
+    centred: bool = False,
+    look: Look = SCREEN,
+) -> bytes:
+    """A matrix [rows, columns] as coloured cells with their numbers; NaN cells stay empty.
+
+    `centred` colours values by sign, for correlations; otherwise from lowest to highest.
+    """
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    if centred:
+        low, high = -1.0, 1.0
+    colours = colormaps["RdBu_r" if centred else "YlGnBu"]
+    wide = 1.9 + 0.62 * len(columns)
+    with _drawing(wide, 0.9 + 0.3 * len(rows), look) as (figure, axes):
+        shown = np.ma.masked_invalid(values)
+        axes.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        axes.set_xticks(range(len(columns)), [_literal(c) for c in columns], fontsize=7)
+        plt.setp(axes.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), [_literal(r) for r in rows], fontsize=7)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isfinite(value):
+                continue
+            red, green, blue, _ = colours((value - low) / (high - low) if high > low else 0.5)
+            dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
+            ink = "white" if dark else "#22303c"
+            axes.text(
+                column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=6.5,
+                color=ink,
+            )  # fmt: skip
+        return _png(figure)
+
+
+def scatter(
+    groups: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    across: str,
+    upward: str,
+    *,
+    look: Look = SCREEN,
+) -> bytes:
+    """Points (x, y) of several groups on logarithmic axes; points that are not positive have no
+    place on them and are left out."""
+    with _drawing(look.width, 2.8, look) as (figure, axes):
+        marks = ("o", "s", "^", "D", "v", "P")
+        colours = (look.accent, look.second, look.ink, look.muted)
+        for number, (name, (x, y)) in enumerate(groups.items()):
+            seen = (x > 0) & (y > 0)
+            axes.scatter(
+                x[seen], y[seen], s=14, alpha=0.8, label=_literal(name),
+                marker=marks[number % len(marks)], color=colours[number % len(colours)],
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(across, fontsize=8)
+        axes.set_ylabel(upward, fontsize=8)
+        axes.legend(fontsize=7, frameon=False)
+        return _png(figure)
+
+
+def intervals(
+    names: Sequence[str],
+    values: Sequence[float],
+    bounds: Sequence[tuple[float, float]],
+    label: str,
+    *,
+    band: tuple[float, float] | None = None,
+    look: Look = SCREEN,
+) -> bytes:
+    """Values with their intervals, one under the other; `band` is a range to compare them with."""
+    with _drawing(look.width + 1.2, 0.22 * len(names) + 0.7, look) as (figure, axes):
+        if band is not None:
+            axes.axvspan(*band, color=look.muted, alpha=0.35, linewidth=0)
+        for place, (value, (low, high)) in enumerate(zip(values, bounds, strict=True)):
+            axes.plot([low, high], [place, place], color=look.accent, linewidth=1.4)
+            axes.plot([value], [place], marker="o", markersize=3.5, color=look.accent)
+        axes.set_yticks(range(len(names)), [_literal(name) for name in names], fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label, fontsize=8)
         return _png(figure)
 
 

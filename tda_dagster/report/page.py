@@ -56,8 +56,11 @@ FIGURES = {
         "Loss rise on held-out music",
         "near zero: nothing but the piece was unlearned",
     ),
-    "score_mean": ("Mean score", "over all segments"),
-    "top_1pct_share": ("Share of the top 1 % of segments", "in the sum of positive scores"),
+    "query_loss_rise": ("Loss rise on the piece itself", "what unlearning is for"),
+    "topk_similarity": ("Timbre similarity, top ten tracks", "to the piece, from −1 to 1"),
+    "bottomk_similarity": ("Timbre similarity, last ten tracks", "to the piece, from −1 to 1"),
+    "gini": ("Gini coefficient", "of what scores are above their median"),
+    "top_1pct_share": ("Share of the top 1 % of segments", "of what scores are above their median"),
 }
 
 
@@ -68,7 +71,7 @@ def render_page(report: CohortReport) -> str:
     forbids everything else. Texts of the report are shown as they are and never interpreted.
     Raises SoundError naming the query or segment whose sound cannot be encoded.
     """
-    template = _environment().get_template("page.html")
+    template = environment().get_template("page.html")
     return template.render(report=report, entries=_entries(report))
 
 
@@ -154,7 +157,8 @@ def _entries(report: CohortReport) -> list[_Entry]:
     return [_Entry(number, found) for number, found in enumerate(answers.values(), start=1)]
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of all pages, with their filters. Texts are escaped."""
     environment = Environment(
         loader=PackageLoader("tda_dagster.report"),
         autoescape=True,

@@ -1,6 +1,7 @@
 """Second copies of the model, for computing by hand what the library computes."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,11 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tda_dagster.attribution.fisher import FisherSum
     from tda_dagster.diffusion.latents import LatentSegments
     from tda_dagster.diffusion.model import MusicModel
     from tda_dagster.diffusion.noise import NoisePlan
+    from tda_dagster.embedding import Embedding
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,29 @@ def gradient_by_hand() -> "Callable[..., dict[str, Tensor]]":
         }
 
     return compute
+
+
+@dataclass
+class MadeMaterial:
+    """The `Material` of a study that is a few segments."""
+
+    model: "MusicModel"
+    fisher: "FisherSum"
+    train: "LatentSegments"
+
+    def embedding(self, name: str) -> "Embedding":
+        raise AssertionError(f"{name}: these methods hear nothing")
+
+    query_embedding = embedding
+
+
+@pytest.fixture(scope="module")
+def material(model: "MusicModel", segments: "LatentSegments") -> MadeMaterial:
+    from tda_dagster.attribution.fisher import estimate_fisher
+    from tda_dagster.diffusion.noise import NoisePlan
+
+    fisher = estimate_fisher(model, segments, NoisePlan(draws=2, seed=1))
+    return MadeMaterial(model, fisher, segments)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """From losses to scores: sign, pairing, errors, ranks."""
 
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,7 @@ from tda_dagster.attribution.scoring import (
     ScoringError,
     rank_scores,
     score_difference,
+    score_skew,
 )
 from tda_dagster.attribution.sweep import LOSS_SCHEMA
 
@@ -21,7 +24,13 @@ UNLEARNED = {"a": [1.0, 1.5, 6.1], "b": [1.5, 0.75, 0.5], "c": [3.0, 2.0, 1.0]}
 def losses(values: dict[str, list[float]]) -> pl.DataFrame:
     return pl.DataFrame(
         [
-            {"segment_id": name, "draw": draw, "timestep": 0.1 + 0.2 * draw, "loss": loss}
+            {
+                "segment_id": name,
+                "draw": draw,
+                "timestep": 0.1 + 0.2 * draw,
+                "loss": loss,
+                "loss_valid": 2 * loss + draw,
+            }
             for name, drawn in values.items()
             for draw, loss in enumerate(drawn)
         ],
@@ -123,3 +132,45 @@ def test_a_pair_that_comes_twice_is_refused() -> None:
 def test_scores_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ScoringError, match=r"segment b .*not finite.*learning_rate"):
         score_difference(losses(BASE), losses({**UNLEARNED, "b": [1.0, value, 1.0]}))
+
+
+def test_the_skew_is_relative_to_both_losses() -> None:
+    scores = score_skew(losses(BASE), losses(UNLEARNED))
+    for row in scores.iter_rows(named=True):
+        pairs = zip(UNLEARNED[row["segment_id"]], BASE[row["segment_id"]], strict=True)
+        skews = [(after - before) / (after + before) for after, before in pairs]
+        assert row["score"] == pytest.approx(statistics.mean(skews), abs=1e-9)
+        assert -1 <= row["score"] <= 1
+
+
+def test_the_skew_of_losses_of_zero_is_zero() -> None:
+    scores = score_skew(losses({"a": [0.0]}), losses({"a": [0.0]}))
+    assert scores["score"].to_list() == [0.0]
+
+
+@pytest.mark.parametrize("scorer", [score_difference, score_skew])
+def test_masked_scores_compare_the_losses_over_valid_frames(scorer: Callable[..., Any]) -> None:
+    base, unlearned = losses(BASE), losses(UNLEARNED)
+    masked = scorer(base, unlearned, mask_padding=True)
+    swapped = [
+        f.with_columns(loss=pl.col("loss_valid"), loss_valid=pl.col("loss"))
+        for f in (base, unlearned)
+    ]
+    assert masked.equals(scorer(*swapped))
+
+
+@pytest.mark.parametrize("scorer", [score_difference, score_skew])
+def test_only_draws_that_are_noisy_enough_count(scorer: Callable[..., Any]) -> None:
+    base, unlearned = losses(BASE), losses(UNLEARNED)
+    noisy = [f.filter(pl.col("draw") >= 1) for f in (base, unlearned)]
+    assert scorer(base, unlearned, timestep_min=0.2).equals(scorer(*noisy))
+    with pytest.raises(ScoringError, match=r"scoring\.timestep_min: 0.9 leaves no draw"):
+        scorer(base, unlearned, timestep_min=0.9)
+
+
+def test_the_base_may_have_more_draws() -> None:
+    base, unlearned = losses(BASE), losses(UNLEARNED)
+    some = unlearned.filter(pl.col("draw") == 1)
+    assert score_difference(base, some).equals(
+        score_difference(base.filter(pl.col("draw") == 1), some)
+    )

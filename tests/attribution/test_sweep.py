@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -46,7 +47,7 @@ def assert_same_losses(found: pl.DataFrame, expected: pl.DataFrame) -> None:
     )
 
 
-@pytest.mark.parametrize("mask_padding", [False, True])
+@pytest.mark.parametrize("column", ["loss", "loss_valid"])
 @pytest.mark.parametrize("with_delta", [False, True])
 def test_losses_are_those_computed_one_by_one(
     model: MusicModel,
@@ -54,10 +55,10 @@ def test_losses_are_those_computed_one_by_one(
     segments: LatentSegments,
     plan: NoisePlan,
     delta: dict[str, Tensor],
-    mask_padding: bool,
+    column: str,
     with_delta: bool,
 ) -> None:
-    found = sweep(model, segments, plan, delta if with_delta else None, mask_padding=mask_padding)
+    found = sweep(model, segments, plan, delta if with_delta else None)
     assert dict(found.schema) == LOSS_SCHEMA
     rows = found.iter_rows(named=True)
     with twin.shifted(delta if with_delta else {}), torch.no_grad():
@@ -71,12 +72,12 @@ def test_losses_are_those_computed_one_by_one(
                     twin.condition(one.captions, one.seconds_start, one.seconds_total),
                     plan.noise(one.segment_ids, twin.latent_shape)[:, draw],
                     t,
-                    one.frame_mask() if mask_padding else None,
+                    one.frame_mask() if column == "loss_valid" else None,
                 )
                 row = next(rows)
                 assert (row["segment_id"], row["draw"]) == (one.segment_ids[0], draw)
                 assert row["timestep"] == float(t)
-                assert row["loss"] == pytest.approx(float(loss), rel=TOLERANCE)
+                assert row[column] == pytest.approx(float(loss), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 12, 1000])
@@ -176,10 +177,29 @@ def test_padding_has_no_say_when_it_is_masked(
     repadded: Callable[[LatentSegments], LatentSegments],
 ) -> None:
     other = repadded(segments)
-    masked = [sweep(framewise_model, s, plan, mask_padding=True) for s in (segments, other)]
-    assert_same_losses(*masked)
     plain, changed = (sweep(framewise_model, s, plan) for s in (segments, other))
+    assert_same_losses(plain.drop("loss"), changed.drop("loss"))
     frames = dict(zip(segments.segment_ids, segments.valid_frames.tolist(), strict=True))
     padded = plain["segment_id"].replace_strict(frames) < segments.latents.shape[2]
     same = (plain["loss"] - changed["loss"]).abs() < 1e-4
     assert (same != padded).all()
+
+
+def test_a_mask_that_is_all_valid_changes_nothing(
+    model: MusicModel, segments: LatentSegments, plan: NoisePlan
+) -> None:
+    whole = replace(
+        segments, valid_frames=torch.full_like(segments.valid_frames, segments.latents.shape[2])
+    )
+    losses = sweep(model, whole, plan)
+    assert losses["loss_valid"].to_list() == pytest.approx(losses["loss"].to_list(), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_thinned_plan_has_the_losses_of_the_whole_plan(
+    model: MusicModel, segments: LatentSegments, plan: NoisePlan, count: int
+) -> None:
+    thinned = sweep(model, segments, plan.thinned(count))
+    assert thinned["draw"].n_unique() == count
+    whole = sweep(model, segments, plan)
+    assert_same_losses(thinned, whole.join(thinned, on=["segment_id", "draw"], how="semi"))

@@ -4,7 +4,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, loss_rise, row, self_rank, top_share
+from tda_dagster.evaluation.metrics import (
+    EVALUATION_SCHEMA,
+    gini,
+    loss_rise,
+    row,
+    self_rank,
+    similarity_of_extremes,
+    top_share,
+)
 
 
 def losses(values: dict[str, list[float]]) -> pl.DataFrame:
@@ -65,3 +73,50 @@ def test_a_figure_is_a_row_of_the_table() -> None:
     assert frame["value"].to_list() == [3.0, 0.5]
     assert frame["method_id"].to_list() == [None, "fim"]
     assert frame["direction"].to_list() == ["none", "lower"]
+
+
+class TestGini:
+    def test_it_is_half_the_relative_mean_difference(self) -> None:
+        scores = np.random.default_rng(1).standard_normal(60)
+        positive = np.maximum(scores, 0)
+        differences = np.abs(positive[:, None] - positive[None, :]).mean()
+        assert gini(pl.Series(scores)) == pytest.approx(differences / (2 * positive.mean()))
+
+    def test_equality_and_monopoly_are_its_ends(self) -> None:
+        assert gini(pl.Series([0.2] * 50)) == pytest.approx(0)
+        assert gini(pl.Series([0.0, -5.0, 3.0, 0.0])) == pytest.approx(3 / 4)
+
+    def test_neither_scale_nor_order_matters(self) -> None:
+        scores = pl.Series(np.random.default_rng(2).standard_normal(30))
+        assert gini(100 * scores) == pytest.approx(gini(scores))
+        assert gini(scores.reverse()) == pytest.approx(gini(scores))
+
+    def test_no_influence_is_not_uneven(self) -> None:
+        assert gini(pl.Series([-1.0, 0.0])) == 0
+
+
+class TestSimilarityOfExtremes:
+    segments = pl.DataFrame(
+        {
+            "track_id": ["a", "b", "a", "c", "d", "b", "d"],
+            "score": [0.1, 0.9, 0.7, -3.0, 0.2, -9.0, 0.0],
+            "similarity": [0.9, 0.5, 0.3, 0.1, -0.2, 1.0, 0.8],
+        }
+    )
+
+    @pytest.mark.parametrize(
+        ("k", "most", "least"), [(1, 0.5, 0.1), (2, 0.4, -0.05), (4, 0.175, 0.175)]
+    )
+    def test_tracks_stand_where_their_best_segment_stands(
+        self, k: int, most: float, least: float
+    ) -> None:
+        assert similarity_of_extremes(self.segments, k) == pytest.approx((most, least))
+        assert similarity_of_extremes(self.segments.reverse(), k) == pytest.approx((most, least))
+
+    def test_fewer_tracks_than_asked_for_are_all_taken(self) -> None:
+        assert similarity_of_extremes(self.segments, 99) == pytest.approx((0.175, 0.175))
+
+    def test_equal_scores_are_ordered_by_track(self) -> None:
+        level = self.segments.with_columns(score=pl.lit(0.0))
+        assert similarity_of_extremes(level, 1) == pytest.approx((0.9, 0.8))
+        assert similarity_of_extremes(level.reverse(), 1) == pytest.approx((0.9, 0.8))

@@ -78,7 +78,7 @@ def tables() -> dict[str, pl.DataFrame]:
     )
     dim_method = pl.DataFrame(
         [
-            {"method_id": m, "method": "fim", "label": m, "family": "unlearning", "config": "{}"}
+            {"method_id": m, "method": m, "label": m, "family": "unlearning", "config": "{}"}
             for m in ("m1", "m2")
         ]
     )

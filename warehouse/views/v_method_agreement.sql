@@ -1,19 +1,24 @@
 -- How far two methods agree about a query: correlation of their scores over training segments.
--- One row per query and pair of methods (method_id < other_method_id), and one per pair with
--- query_id null: the mean over queries. Spearman's ties share their mean rank. No rows with one
--- method; null where a method's scores are all equal.
+-- One row per query and pair of methods (method_id < other_method_id), and one per cohort and pair
+-- with query_id null: the mean over its queries. Spearman's ties share their mean rank. No rows with
+-- one method; null where a method's scores are all equal. Specs of one method (a grid) are not
+-- compared with each other.
 CREATE VIEW v_method_agreement AS
 WITH ranked AS (
     SELECT
-        s.query_id, s.method_id, s.segment_id, s.score,
-        rank() OVER w + (count(*) OVER (PARTITION BY query_id, method_id, score) - 1) / 2
+        q.cohort, s.query_id, s.method_id, m.method, s.segment_id, s.score,
+        rank() OVER w + (count(*) OVER (PARTITION BY s.query_id, s.method_id, s.score) - 1) / 2
             AS mean_rank
-    FROM fct_score s JOIN dim_segment g USING (segment_id)
+    FROM fct_score s
+    JOIN dim_segment g USING (segment_id)
+    JOIN dim_query q USING (query_id)
+    JOIN dim_method m USING (method_id)
     WHERE g.split = 'train'
-    WINDOW w AS (PARTITION BY query_id, method_id ORDER BY score)
+    WINDOW w AS (PARTITION BY s.query_id, s.method_id ORDER BY s.score)
 ),
 pairs AS (
     SELECT
+        a.cohort,
         a.query_id,
         a.method_id,
         b.method_id AS other_method_id,
@@ -26,11 +31,12 @@ pairs AS (
     FROM ranked a
     JOIN ranked b
         ON b.query_id = a.query_id AND b.segment_id = a.segment_id AND a.method_id < b.method_id
+        AND a.method <> b.method
     GROUP BY ALL
 )
 SELECT * FROM pairs
 UNION ALL
-SELECT NULL, method_id, other_method_id, sum(segments)::BIGINT, avg(spearman ORDER BY query_id),
-    avg(pearson ORDER BY query_id)
+SELECT cohort, NULL, method_id, other_method_id, sum(segments)::BIGINT,
+    avg(spearman ORDER BY query_id), avg(pearson ORDER BY query_id)
 FROM pairs
-GROUP BY method_id, other_method_id;
+GROUP BY cohort, method_id, other_method_id;

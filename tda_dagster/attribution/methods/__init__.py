@@ -1,0 +1,101 @@
+"""The attribution methods, one file each, and the registry they are found in.
+
+A new method is a file in this folder and a line in `METHODS`; CONTRIBUTING.md shows how.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from tda_dagster.attribution.methods.spec import (
+    Material,
+    MethodSpec,
+    ScoringSpec,
+    UnlearningSpec,
+)
+from tda_dagster.settings import (
+    ExperimentSettings,
+    Settings,
+    SettingsError,
+    overridden,
+    validated,
+)
+
+__all__ = [
+    "METHODS",
+    "Material",
+    "MethodSpec",
+    "ScoringSpec",
+    "UnlearningSpec",
+    "experiment",
+    "experiment_specs",
+    "method_class",
+    "method_specs",
+    "read_spec",
+]
+
+_HERE = "tda_dagster.attribution.methods"
+
+METHODS = {
+    "fim_unlearning": f"{_HERE}.fim_unlearning:FimUnlearning",
+    "gradient_ascent": f"{_HERE}.gradient_ascent:GradientAscent",
+    "mucs": f"{_HERE}.mucs:Mucs",
+    "timbre": f"{_HERE}.timbre:Timbre",
+    "melody": f"{_HERE}.melody:Melody",
+    "clap": f"{_HERE}.clap:Clap",
+    "caption": f"{_HERE}.caption:Caption",
+    "lpips": f"{_HERE}.lpips:Lpips",
+    "representer": f"{_HERE}.representer:Representer",
+    "random": f"{_HERE}.random:Random",
+}
+"""Name → where its class is; a class is imported when its method is used."""
+
+
+def method_class(name: str) -> type[MethodSpec]:
+    """The class of a method; raises SettingsError listing the methods there are."""
+    if name not in METHODS:
+        raise SettingsError(
+            f"methods: {name!r} is not an attribution method; there are: {', '.join(METHODS)}"
+        )
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[MethodSpec] = getattr(import_module(module), attribute)
+    return found
+
+
+def method_specs(settings: Settings) -> tuple[MethodSpec, ...]:
+    """The attribution methods of the main job, each with all its settings."""
+    return tuple(method_class(name).of(settings) for name in settings.methods)
+
+
+def experiment(settings: Settings, name: str) -> ExperimentSettings:
+    """An experiment of the settings; raises SettingsError listing those there are."""
+    if name not in settings.experiments:
+        known = ", ".join(settings.experiments) or "none"
+        raise SettingsError(f"experiments: there is no experiment {name!r}; there are: {known}")
+    return settings.experiments[name]
+
+
+def experiment_specs(settings: Settings, name: str) -> tuple[MethodSpec, ...]:
+    """The method specs of an experiment: its methods under every combination of its grid.
+
+    A method that does not depend on an axis of the grid appears once.
+    """
+    chosen = experiment(settings, name)
+    specs: dict[str, MethodSpec] = {}
+    for block in chosen.grid:
+        for values in itertools.product(*block.values()):
+            changes = chosen.settings | dict(zip(block, values, strict=True))
+            changed = overridden(settings, changes, f"experiments.{name}")
+            for method in chosen.methods:
+                spec = method_class(method).of(changed)
+                specs.setdefault(spec.method_id, spec)
+    return tuple(specs.values())
+
+
+def read_spec(text: str | bytes) -> MethodSpec:
+    """A method spec from its JSON, as `model_dump_json` wrote it."""
+    raw: Mapping[str, Any] = json.loads(text)
+    spec: MethodSpec = validated(method_class(raw["method"]), raw, "method spec")
+    return spec

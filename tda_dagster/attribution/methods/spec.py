@@ -1,0 +1,145 @@
+"""What an attribution method is: its settings, and how it scores.
+
+A method is a class whose fields are its settings. It is one of two kinds: `UnlearningSpec` makes
+an unlearned checkpoint per query, and scores follow from a loss sweep; `ScoringSpec` scores
+segments directly. Everything else (shards, sweeps, tables) is the same for all methods.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import torch
+
+from tda_dagster.attribution.fisher import FisherSum
+from tda_dagster.attribution.unlearning import Unlearned
+from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.embedding import Embedding
+from tda_dagster.settings import (
+    NoiseSettings,
+    ScoringSettings,
+    Section,
+    Settings,
+    SweepSettings,
+    validated,
+)
+
+Family = Literal["unlearning", "similarity", "gradient", "control"]
+
+
+class Material(Protocol):
+    """What a method may read of a study. Each part is opened when it is first asked for."""
+
+    @property
+    def model(self) -> MusicModel:
+        """The base model θ₀."""
+
+    @property
+    def fisher(self) -> FisherSum:
+        """Diagonal Fisher information of the base model."""
+
+    @property
+    def train(self) -> LatentSegments:
+        """All training segments, in memory."""
+
+    def embedding(self, name: str) -> Embedding:
+        """An audio embedding of the training segments; raises TdaError when there is none."""
+
+    def query_embedding(self, name: str) -> Embedding:
+        """The same embedding of the queries."""
+
+
+class MethodSpec(Section):
+    """An attribution method with everything that determines its scores.
+
+    Subclasses narrow `method` to their own name. A field named as a section of `params.yaml` takes
+    its value from there.
+    """
+
+    method: str
+    family: ClassVar[Family]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The method as the study's settings have it: sections by the names of the fields, and on
+        top of them `method_settings.<name>`. Raises SettingsError naming the key."""
+        name = cls.model_fields["method"].default
+        sections = set(cls.model_fields) & set(type(settings).model_fields)
+        raw: dict[str, Any] = {key: getattr(settings, key).model_dump() for key in sections}
+        own = settings.method_settings.get(name, {})
+        spec: Self = validated(cls, _merged(raw, own), f"method_settings.{name}")
+        return spec
+
+    @property
+    def label(self) -> str:
+        """A name for people; subclasses add the settings that tell two specs apart."""
+        return self.method.replace("_", " ")
+
+    @property
+    def slug(self) -> str:
+        """The readable part of the method's id."""
+        return self.method
+
+    @property
+    def method_id(self) -> str:
+        """The partition key: a readable slug and eight digits of the settings' hash."""
+        return f"{re.sub('[^a-z0-9]+', '-', self.slug.lower())}-{self.digest()[:8]}"
+
+
+class UnlearningSpec(MethodSpec):
+    """A method that unlearns the query and looks at what else the model forgot."""
+
+    family: ClassVar[Family] = "unlearning"
+
+    noise: NoiseSettings
+    sweep: SweepSettings
+    scoring: ScoringSettings
+
+    @abstractmethod
+    def unlearn(self, material: Material, query: LatentSegments) -> Unlearned:
+        """Unlearn one query (a single segment). The model of `material` is left at θ₀."""
+
+    @property
+    def unlearning_config(self) -> dict[str, Any]:
+        """What determines the unlearned checkpoint: not how it is swept and scored."""
+        return self.model_dump(mode="json", exclude={"noise", "sweep", "scoring"})
+
+    @property
+    @abstractmethod
+    def unlearning_forwards(self) -> int:
+        """About how many forward passes one unlearning costs (a backward pass is worth two): what
+        an experiment's cost is foretold by."""
+
+    @property
+    def plan(self) -> NoisePlan:
+        """The noise plan of the sweep."""
+        return NoisePlan(**self.noise.model_dump()).thinned(self.sweep.draws)
+
+
+class ScoringSpec(MethodSpec):
+    """A method that scores segments without changing the model."""
+
+    @abstractmethod
+    def score(
+        self, material: Material, queries: LatentSegments, segments: LatentSegments
+    ) -> torch.Tensor:
+        """Scores float64 [queries, segments] on CPU, larger = more influential.
+
+        `segments` is any part of the training segments: what a segment is given must not depend on
+        the others of its part.
+        """
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        inner = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(inner, Mapping):
+            merged[key] = _merged(inner, value)
+        else:
+            merged[key] = value
+    return merged
