@@ -234,7 +234,7 @@ def test_the_losses_told_are_the_querys(
     deltas: list[dict[str, Tensor]] = [{}, first.delta]
     for step, delta in enumerate(deltas):
         plan = NoisePlan(draws=8, seed=SEED + step)
-        losses = sweep(model, query, plan, delta, mask_padding=True)["loss"]
+        losses = sweep(model, query, plan, delta)["loss_valid"]
         assert found.query_losses[step] == pytest.approx(losses.mean(), rel=1e-5)
 
 
@@ -253,8 +253,8 @@ def test_the_query_is_unlearned(
         seed=SEED,
     )
     plan = NoisePlan(draws=16, seed=99)  # other draws than those it was unlearned under
-    before = sweep(model, query, plan, mask_padding=True)["loss"]
-    after = sweep(model, query, plan, found.delta, mask_padding=True)["loss"]
+    before = sweep(model, query, plan)["loss_valid"]
+    after = sweep(model, query, plan, found.delta)["loss_valid"]
     assert after.mean() > before.mean()  # type: ignore[operator]
 
 
