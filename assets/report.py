@@ -29,7 +29,7 @@ from tda_dagster.report.contents import (
     Sound,
 )
 from tda_dagster.report.experiment import read_experiment, render_experiment
-from tda_dagster.report.page import render_page
+from tda_dagster.report.page import render_index, render_page
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, query
@@ -85,6 +85,8 @@ def pages(job: Job, out: Path) -> None:
             page = render_page(_Reader(job, database, methods).cohort(cohort))
             (out / f"{cohort}.html").write_text(page, encoding="utf-8")
             job.progress(number + 1, cohorts.height)
+        index = render_index("What shaped this music?", cohorts["cohort"].to_list())
+        (out / "index.html").write_text(index, encoding="utf-8")
 
 
 @contextmanager
@@ -281,5 +283,5 @@ def experiments(job: Job, out: Path) -> None:
         for name in names["experiment"]:
             page = render_experiment(read_experiment(database, name))
             (out / f"{name}.html").write_text(page, encoding="utf-8")
-        # An artifact has a file even when no experiment has been run.
-        names.write_parquet(out / "experiments.parquet")
+        index = render_index("Experiments", names["experiment"].to_list())
+        (out / "index.html").write_text(index, encoding="utf-8")

@@ -54,13 +54,13 @@ def materialize(
     *,
     names: Sequence[str] | None,
     console: Console,
-    between: Callable[[], None] = lambda: None,
+    choose: Callable[[Sequence[Partition]], Sequence[Partition]] = lambda partitions: partitions,
 ) -> None:
     """Materialise asset groups and assets by name (all: None) for some partitions.
 
-    What all partitions share comes first, then each partition, then what gathers them; `between`
-    is called when the shared part is done. Raises the error of the first asset that failed, or
-    RunFailed naming the check that did.
+    What all partitions share comes first, then each partition, then what gathers them; when the
+    shared part is done, `choose` says which of the partitions are to be run. Raises the error of
+    the first asset that failed, or RunFailed naming the check that did.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
     from tda_dagster.definitions import defs  # reads the workspace
@@ -69,11 +69,11 @@ def materialize(
     with instance(workspace) as dagster:
         register(dagster, workspace, partitions)
         _run(defs, dagster, None, shared, console)
-        between()
-        for number, partition in enumerate(partitions if partitioned else ()):
-            if len(partitions) > 1:
+        chosen = choose(partitions) if partitioned else ()
+        for number, partition in enumerate(chosen):
+            if len(chosen) > 1:
                 console.print(
-                    f"[dim]{number + 1}/{len(partitions)}[/dim] {partition.cohort} by "
+                    f"[dim]{number + 1}/{len(chosen)}[/dim] {partition.cohort} by "
                     f"{partition.method.label} [dim]{partition.method.method_id}[/dim]",
                     highlight=False,
                 )

@@ -34,14 +34,12 @@ def run_experiment(workspace: Workspace, name: str, console: Console) -> None:
     """Run what is not yet there of an experiment; says first what that will cost."""
     from tda_dagster.execution import materialize  # imports the definitions, which import this
 
+    def choose(partitions: Sequence[Partition]) -> Sequence[Partition]:
+        console.print(str(preflight(workspace, partitions)), highlight=False)
+        return unfinished(workspace, partitions)
+
     partitions = experiment_partitions(workspace, name)
-    materialize(
-        workspace,
-        partitions,
-        names=None,
-        console=console,
-        between=lambda: console.print(str(preflight(workspace, partitions)), highlight=False),
-    )
+    materialize(workspace, partitions, names=None, console=console, choose=choose)
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,7 @@ def _duration(seconds: float) -> str:
 def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Preflight:
     """Count what is left to do, and time a little of each kind of it. The shared part of the
     study must be there."""
-    import assets  # noqa: F401  (declares them; assets import nothing of this module)
-
-    left = [p for p in partitions if not _is_current(workspace, p)]
+    left = unfinished(workspace, partitions)
     segments = _segments(workspace)
     seen: set[str] = set()
     unlearnings = forwards = 0
@@ -97,6 +93,13 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
     per_forward, per_piece = _timings(workspace) if forwards else (0.0, 0.0)
     seconds = forwards * per_forward + generating * per_piece + len(left) * _PER_PARTITION_S
     return Preflight(len(partitions), len(partitions) - len(left), unlearnings, forwards, seconds)
+
+
+def unfinished(workspace: Workspace, partitions: Sequence[Partition]) -> list[Partition]:
+    """The partitions that something is missing of, or stale."""
+    import assets  # noqa: F401  (declares them; assets import nothing of this module)
+
+    return [p for p in partitions if not _is_current(workspace, p)]
 
 
 def _is_current(workspace: Workspace, partition: Partition) -> bool:

@@ -55,14 +55,10 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
 
 
 _SPECS = """
-SELECT s.*, m.label FROM v_experiment_spec s JOIN dim_method m USING (method_id)
-WHERE s.experiment = ? AND s.self_rank_mean IS NOT NULL
+SELECT * FROM v_experiment_spec WHERE experiment = ? AND self_rank_mean IS NOT NULL
 ORDER BY self_rank_mean, topk_similarity - bottomk_similarity DESC LIMIT ?
 """
-_RECOMMENDED = """
-SELECT r.*, m.label FROM v_recommended_spec r JOIN dim_method m USING (method_id)
-WHERE r.experiment = ?
-"""
+_RECOMMENDED = "SELECT * FROM v_recommended_spec WHERE experiment = ?"
 _AGREEMENT = """
 SELECT DISTINCT a.cohort, m.label, o.label AS other, a.pearson, a.spearman
 FROM v_method_agreement a
@@ -108,9 +104,9 @@ def print_experiment(workspace: Workspace, name: str, console: Console) -> None:
             highlight=False,
         )
     versions = query(database, _VERSIONS, [name])
-    if versions.height:
+    if agreement.height and versions.height:
         console.print("\n[bold]other renditions of the same excerpt[/bold] (median rank of tracks)")
-    for row in versions.iter_rows(named=True):
+    for row in versions.iter_rows(named=True) if agreement.height else ():
         console.print(
             f"  {row['median_rank']:6.1f}  top ten {row['share_top_10']:4.0%}  {row['label']} "
             f"[dim]({row['version_kind']})[/dim]",

@@ -199,5 +199,7 @@ def query(path: Path, sql: str, parameters: list[object] | None = None) -> pl.Da
                 raise WarehouseError(f"column {name} is an interval: cast it, e.g. {name}::VARCHAR")
         try:
             return pl.DataFrame(answer.arrow())
+        except pl.exceptions.DuplicateError as error:
+            raise WarehouseError(f"{error}; give one of them another name with AS") from None
         except duckdb.Error as error:
             raise WarehouseError(f"{error}") from None

@@ -17,6 +17,10 @@ from torch.func import functional_call
 from tda_dagster.diffusion.latents import Conditioning
 from tda_dagster.diffusion.model import MusicModel
 
+# The scheduler's noise sampler warns of rounding at the ends of its interval. Once for all, because
+# changing filters for a while is not safe among threads.
+warnings.filterwarnings("ignore", module="torchsde")
+
 # Every caption that is cut at the tokenizer's length would be announced again in every sweep.
 logging.getLogger("diffusers.pipelines.stable_audio.pipeline_stable_audio").setLevel(logging.ERROR)
 
@@ -110,18 +114,15 @@ class StableAudioModel(MusicModel):
         steps: int,
         guidance_scale: float,
     ) -> Tensor:
-        with warnings.catch_warnings():
-            # The scheduler's noise sampler warns of rounding at the ends of its interval.
-            warnings.filterwarnings("ignore", module="torchsde")
-            latents: Tensor = self.pipeline(
-                prompt,
-                negative_prompt=negative_prompt or None,
-                audio_end_in_s=seconds,
-                num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                generator=torch.Generator(self.device).manual_seed(seed),
-                output_type="latent",
-            ).audios
+        latents: Tensor = self.pipeline(
+            prompt,
+            negative_prompt=negative_prompt or None,
+            audio_end_in_s=seconds,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator(self.device).manual_seed(seed),
+            output_type="latent",
+        ).audios
         return latents[0]
 
     @property

@@ -219,7 +219,7 @@ def _heat_maps(specs: list[dict[str, Any]]) -> list[Chart]:
     """Layer group by masks, of the specs that differ from each other in nothing else."""
     common = _most_common(specs, ("learning_rate", "steps", "damping"))
     alike = [s for s in specs if all(s[axis] == value for axis, value in common.items())]
-    groups = list(dict.fromkeys(s["layer_group"] for s in alike))
+    groups = sorted({s["layer_group"] for s in alike}, key=_by_width)
     masks = sorted({(s["mask_unlearning"], s["mask_loss"]) for s in alike}, reverse=True)
     charts = []
     for number, (title, digits) in enumerate(HEAT_MAPS.items()):
@@ -232,21 +232,23 @@ def _heat_maps(specs: list[dict[str, Any]]) -> list[Chart]:
         charts.append(
             Chart(title, title, partial(figures.matrix, cells, rows, columns, digits=digits))
         )
-    steps = [s for s in specs if s not in alike]
-    if steps:
-        names = [
-            ", ".join(f"{AXES[a]} {_axis(s[a])}" for a in common if s[a] != common[a])
-            for s in steps
-        ]
-        cells = np.array([_heat(s) for s in steps])
-        charts.append(
-            Chart(
-                "Other step sizes, steps and dampings",
-                "Figures of the other specs",
-                partial(figures.matrix, cells, names, ["R mean", "similarity gap", "rise × 10⁻³"]),
-            )
-        )
     return charts
+
+
+GROUPS = (
+    "cross_attention_kv",
+    "cross_attention",
+    "self_attention",
+    "feed_forward",
+    "transformer",
+    "everything",
+)
+
+
+def _by_width(layer_group: str) -> tuple[int, str]:
+    """The usual layer groups from narrow to wide, then others by name."""
+    known = layer_group in GROUPS
+    return (GROUPS.index(layer_group) if known else len(GROUPS), layer_group)
 
 
 def _most_common(specs: list[dict[str, Any]], axes: Sequence[str]) -> dict[str, Any]:
@@ -300,7 +302,12 @@ def _ranks(reader: _Reader) -> list[Part]:
                 Chart(
                     "Distribution over all specs and targets",
                     "Histogram of self-influence ranks",
-                    partial(figures.histogram, ranks, "rank of the target under its unlearning"),
+                    partial(
+                        figures.histogram,
+                        ranks,
+                        "rank of the target under its unlearning",
+                        counted="targets × specs",
+                    ),
                 ),
             ),
         )

@@ -142,16 +142,22 @@ def _note_bands(rows: int, size: int, sampling_rate: int) -> np.ndarray:
 
 
 def histogram(
-    values: np.ndarray, label: str, *, marks: Sequence[float] = (), look: Look = SCREEN
+    values: np.ndarray,
+    label: str,
+    *,
+    counted: str = "segments",
+    marks: Sequence[float] = (),
+    look: Look = SCREEN,
 ) -> bytes:
-    """How values are distributed; `marks` are values to point out with a vertical line."""
+    """How values of what is `counted` are distributed; `marks` are values to point out with a
+    vertical line."""
     with _drawing(look.width, 2.0, look) as (figure, axes):
         axes.hist(values, bins=60, color=look.accent)
         for mark in marks:
             axes.axvline(mark, color=look.second, linewidth=0.9)
         axes.set_yscale("log")
         axes.set_xlabel(label, fontsize=8)
-        axes.set_ylabel("segments", fontsize=8)
+        axes.set_ylabel(counted, fontsize=8)
         return _png(figure)
 
 

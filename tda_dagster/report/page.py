@@ -37,6 +37,7 @@ __all__ = [
     "QueryReport",
     "Share",
     "Sound",
+    "render_index",
     "render_page",
 ]
 
@@ -73,6 +74,11 @@ def render_page(report: CohortReport) -> str:
     """
     template = environment().get_template("page.html")
     return template.render(report=report, entries=_entries(report))
+
+
+def render_index(title: str, pages: Sequence[str]) -> str:
+    """A page that links to others beside it, by their names without suffix."""
+    return environment().get_template("index.html").render(title=title, pages=pages)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,7 @@ def environment() -> Environment:
         "clock": _clock,
         "settings": _settings,
     }
+    environment.tests["numeric"] = _numeric
     environment.globals |= {
         "clip_of": _clip,
         "measured": _measured,
@@ -223,6 +230,13 @@ def _png_uri(png: bytes) -> str:
 def _loss_curve(points: Sequence[tuple[int, float, float | None]], look: figures.Look) -> bytes:
     steps, train, heldout = zip(*points, strict=True)
     return figures.loss_curve(steps, train, heldout, look=look)
+
+
+def _numeric(cell: object) -> bool:
+    """Whether a table's cell is read as a number, and so stands right."""
+    if isinstance(cell, str):
+        return re.fullmatch(r"[−-]?[\d.,]+( ?%)?(e[−-]?\d+)?", cell) is not None
+    return isinstance(cell, int | float)
 
 
 def _percent(share: float) -> str:

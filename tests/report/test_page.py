@@ -23,6 +23,7 @@ from tda_dagster.report.page import (
     QueryReport,
     Share,
     Sound,
+    render_index,
     render_page,
 )
 
@@ -350,3 +351,9 @@ def test_in_a_browser(hostile: str, tmp_path: Path, width: int) -> None:
     assert len(widths) > 6
     assert min(widths) > 0
     assert overflow <= 0
+
+
+def test_the_index_links_to_the_pages_beside_it() -> None:
+    text = render_index("Experiments", ["one", "two"])
+    assert re.findall(r'<a href="([^"]+)"', text) == ["one.html", "two.html"]
+    assert "There is nothing here yet" in render_index("Experiments", [])
