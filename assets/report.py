@@ -269,7 +269,7 @@ def _lay_out_experiments(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "report/experiments",
-    version="1",
+    version="2",
     inputs=["warehouse/duckdb"],
     finish=_lay_out_experiments,
     describe=_describe,

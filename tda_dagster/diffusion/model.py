@@ -118,7 +118,9 @@ class MusicModel(ABC):
 
     def freshly_initialised(self, seed: int) -> dict[str, Tensor]:
         """Weights of all linear maps and convolutions as they are before any training, by name:
-        uniform in ±1/√(fan in), PyTorch's own initialisation, drawn from the seed."""
+        uniform in ±1/√(fan in), PyTorch's own initialisation, drawn from the seed. Other weights,
+        those of norms, are not among them; nor are zeros that a training chose to start from, which
+        a pipeline does not tell."""
         fresh = {}
         for prefix, module in self.denoiser.named_modules():
             if not isinstance(module, nn.Linear | nn.Conv1d):

@@ -4,6 +4,7 @@
 one HTML file that needs no network and no script.
 """
 
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -81,7 +82,7 @@ def read_experiment(database: Path, name: str) -> ExperimentReport:
     several = len({spec["method"] for spec in specs}) > 1
     parts = [_run(reader, specs)]
     if grid and not several:
-        parts += [*_grid(reader, grid), _paper_grid(grid)]
+        parts += [*_grid(reader, grid), _paper_grid(reader, grid)]
     if several:
         parts += [*_comparison(reader), _paper_agreement(reader)]
     count = len({spec["method"] for spec in specs})
@@ -145,20 +146,13 @@ AXES = {
 
 
 def _grid(reader: _Reader, specs: list[dict[str, Any]]) -> list[Part]:
-    order = sorted(
-        specs,
-        key=lambda s: (
-            round(s["self_rank_mean"], 9),
-            s["bottomk_similarity"] - s["topk_similarity"],
-            s["heldout_loss_rise"],
-        ),
-    )
+    order = sorted(specs, key=_place)
     recommended = reader.rows(
         "SELECT * FROM v_recommended_spec WHERE experiment = ?", reader.experiment
     )
     best = {r["method_id"] for r in recommended}
     table = Table(
-        "All specs, the best first by the rule below. R: mean rank of a target under its own "
+        "All specs, the best over all targets first. R: mean rank of a target under its own "
         "unlearning, 1 is perfect. Similarity: mean timbre similarity of the ten most and least "
         "attributed tracks to the target. Rises: of losses, after minus before.",
         (
@@ -191,7 +185,8 @@ def _grid(reader: _Reader, specs: list[dict[str, Any]]) -> list[Part]:
         (
             "M_U masks padding while a target is unlearned, M_L masks it in the losses that are "
             "compared. η is the learning rate, λ the damping of the Fisher information relative "
-            "to its mean. The recommended spec is marked.",
+            "to its mean. The recommended spec is marked; it was chosen on half of the targets, by "
+            "the rule below, so it need not be the best over all of them.",
         ),
         (table,),
         tuple(_heat_maps(specs)),
@@ -208,10 +203,24 @@ HEAT_MAPS = {
 
 
 def _heat(spec: dict[str, Any]) -> tuple[float, float, float]:
+    rise = spec["heldout_loss_rise"]
+    return (spec["self_rank_mean"], _gap(spec), math.nan if rise is None else 1000 * rise)
+
+
+def _gap(spec: dict[str, Any]) -> float:
+    """How much more similar the most attributed tracks are than the least; NaN if not known."""
+    top, bottom = spec["topk_similarity"], spec["bottomk_similarity"]
+    return math.nan if top is None or bottom is None else top - bottom
+
+
+def _place(spec: dict[str, Any]) -> tuple[float, float, float, str]:
+    """Sorts specs by the rule of v_recommended_spec; what is not known comes last."""
+    gap, rise = _gap(spec), spec["heldout_loss_rise"]
     return (
-        spec["self_rank_mean"],
-        spec["topk_similarity"] - spec["bottomk_similarity"],
-        1000 * spec["heldout_loss_rise"],
+        round(spec["self_rank_mean"], 9),
+        math.inf if math.isnan(gap) else -gap,
+        math.inf if rise is None else rise,
+        spec["method_id"],
     )
 
 
@@ -275,8 +284,8 @@ def _recommendation(recommended: list[dict[str, Any]]) -> list[Part]:
                     f"index confirm: there it {confirmed} of {row['specs']} specs by the same "
                     f"rule, with a mean rank of {row['self_rank_confirming']:.2f} (choosing half: "
                     f"{row['self_rank_choosing']:.2f}) and a gap of "
-                    f"{row['similarity_gap_confirming']:.3f} "
-                    f"({row['similarity_gap_choosing']:.3f}).",
+                    f"{_known(row['similarity_gap_confirming'], 3)} "
+                    f"({_known(row['similarity_gap_choosing'], 3)}).",
                 ),
             )
         )
@@ -323,7 +332,7 @@ def _fidelity(specs: list[dict[str, Any]]) -> list[Part]:
     distinct = list({s["frechet_distance"]: s for s in known}.values())
     worse = [s for s in distinct if s["frechet_low"] > band[1]]
     verdict = (
-        "No spec changes the model's music more than other seeds do."
+        "No spec's interval lies above the band: a change beyond that of other seeds is not shown."
         if not worse
         else f"{len(worse)} of {len(distinct)} change it more than other seeds do: "
         + "; ".join(s["label"] for s in worse)
@@ -336,7 +345,7 @@ def _fidelity(specs: list[dict[str, Any]]) -> list[Part]:
                 f"Fréchet distance in timbre between {int(known[0]['pieces'])} pieces by the "
                 "unlearned models and the base model's pieces of the same prompts and seeds, with "
                 "bootstrap intervals of 95 %. The band is what other seeds alone do to the base "
-                f"model's pieces. {verdict}",
+                f"model's pieces. Specs that differ in M_L alone share a line. {verdict}",
             ),
             charts=(
                 Chart(
@@ -573,12 +582,19 @@ def _damage(rises: pl.DataFrame) -> str:
     with_fisher = float(both["heldout_rise"].to_numpy().mean())
     without = float(both["heldout_rise_plain"].to_numpy().mean())
     more = int((both["heldout_rise_plain"] > both["heldout_rise"]).sum())
-    times = f", {without / with_fisher:.1f} times as much" if with_fisher > 0 else ""
+    raised = [float(both[name].to_numpy().mean()) for name in ("query_rise", "query_rise_plain")]
+    damage = (
+        f"{without / with_fisher:.1f} times the damage"
+        if min(without, with_fisher) > 0
+        else "more damage"
+        if without > with_fisher
+        else "no more damage"
+    )
     return (
         "Gradient ascent without Fisher information, stopped where it has raised the query's loss "
-        f"as much as FIM unlearning, raises held-out loss by {without:.5f} on average, FIM "
-        f"unlearning by {with_fisher:.5f}{times}; it damages more for {more} of {both.height} "
-        "queries."
+        f"as much as FIM unlearning (measured: {raised[1]:.4f} and {raised[0]:.4f}), raises "
+        f"held-out loss by {_fixed(without, 5)} on average, FIM unlearning by "
+        f"{_fixed(with_fisher, 5)}: {damage}. It damages more for {more} of {both.height} queries."
     )
 
 
@@ -589,14 +605,13 @@ def _paper() -> dict[str, Any]:
 
 _DIFFERS = (
     "What differs: the paper's model is a latent diffusion transformer trained on {tracks:,} "
-    "tracks ({hours:,} hours) of stereo music at 44.1 kHz; ours is the model of this study. Ranks "
-    "are among its training segments, so equal ranks are not equally hard to reach. Similarity is "
-    "by timbre statistics where the paper has CLAP. The paper's step sizes and dampings are not "
+    "tracks ({hours:,} hours) of stereo music at 44.1 kHz; ours is the model of this study. The "
+    "paper's figures are quoted from {source}, not from its own tables, whose numbers are not "
     "known here."
 )
 
 
-def _paper_grid(specs: list[dict[str, Any]]) -> Part:
+def _paper_grid(reader: _Reader, specs: list[dict[str, Any]]) -> Part:
     """The paper's self-influence figures beside ours, for the masks and layer groups it reports."""
     paper = _paper()
     common = _most_common(specs, ("learning_rate", "steps", "damping"))
@@ -605,44 +620,81 @@ def _paper_grid(specs: list[dict[str, Any]]) -> Part:
         for s in specs
         if all(s[axis] == value for axis, value in common.items())
     }
+    has_clap = any(s["topk_clap"] is not None for s in specs)
+    similarity = "clap" if has_clap else "similarity"
     rows: list[tuple[Cell, ...]] = []
     for theirs in paper["self_influence"]:
         key = (theirs["layer_group"], theirs["mask_unlearning"], theirs["mask_loss"])
-        spec = ours.get(key)
+        spec = ours.get(key, {})
         rows.append(
             (
-                theirs.get("label", theirs["layer_group"].replace("_", " ")),
+                theirs["layer_group"].replace("_", " "),
                 _masks(*key[1:]),
                 _fixed(theirs["rank"], 1),
-                _fixed(spec["self_rank_mean"], 1) if spec else None,
-                _fixed(spec["topk_similarity"], 2) if spec else None,
-                _fixed(spec["bottomk_similarity"], 2) if spec else None,
+                _fixed(spec.get("self_rank_mean"), 1),
+                _fixed(theirs["top"], 2),
+                _fixed(spec.get(f"topk_{similarity}"), 2),
+                _fixed(theirs["bottom"], 2),
+                _fixed(spec.get(f"bottomk_{similarity}"), 2),
+                _fixed(theirs["frechet"], 1),
+                _fixed(spec.get("frechet_distance"), 2),
             )
         )
-    top, bottom = paper["similarity"]["top"], paper["similarity"]["bottom"]
-    rows.append(
-        (
-            "best settings",
-            "",
-            "1.0",
-            _fixed(min(s["self_rank_mean"] for s in specs), 1),
-            f"paper {top[0]:.2f} to {top[1]:.2f}",
-            f"paper {bottom[0]:.2f} to {bottom[1]:.2f}",
-        )
-    )
+    settings = ", ".join(f"{AXES[axis]} {_axis(value)}" for axis, value in common.items())
     return Part(
         "Beside the paper",
         (
-            f"Self-influence of {paper['targets']} targets in arXiv:2506.18312, and here.",
+            f"Self-influence of {paper['targets']} targets in arXiv:2506.18312, and of "
+            f"{max(s['targets'] for s in specs)} here (with {settings}).",
             _DIFFERS.format(**paper),
+            _hardness(reader, paper["tracks"], rows),
+            "Similarity here is by CLAP, as in the paper."
+            if has_clap
+            else "Similarity here is by timbre statistics where the paper has CLAP: compare the "
+            "order of the rows, not the figures.",
+            "What cannot be compared: Fréchet distances, which are in OpenL3 embeddings there and "
+            "in timbre statistics, from the base model's own pieces, here; and step sizes "
+            f"(η {paper['learning_rate']:g} and {paper['steps']} step are the paper's best), "
+            "which depend on the model. The paper's dampings are not known here.",
         ),
         (
             Table(
-                "Mean rank R of the target, and similarity of the most and least attributed tracks",
-                ("layer group", "masks", "R, paper", "R, here", "top, here", "bottom, here"),
+                "R: mean rank of the target. Top, bottom: similarity of the most and the least "
+                "attributed tracks to it. FD: Fréchet distance of generations",
+                (
+                    "layer group",
+                    "masks",
+                    "R, paper",
+                    "R, here",
+                    "top, paper",
+                    "top, here",
+                    "bottom, paper",
+                    "bottom, here",
+                    "FD, paper",
+                    "FD, here",
+                ),
                 tuple(rows),
             ),
         ),
+    )
+
+
+def _hardness(reader: _Reader, tracks: int, rows: list[tuple[Cell, ...]]) -> str:
+    """What the ranks are among, so that nobody reads equal ranks as equal feats."""
+    (data,) = reader.rows("SELECT count(*) AS segments FROM dim_segment WHERE split = 'train'")
+    segments = data["segments"]
+    text = (
+        f"A rank is among {tracks:,} tracks there and among {segments:,} segments here: guessing "
+        f"gives about {(tracks + 1) / 2:,.0f} and {(segments + 1) / 2:,.0f}, so equal ranks are "
+        "not equally hard to reach."
+    )
+    both = [(str(row[0]), str(row[2]), str(row[3])) for row in rows if row[3] is not None]
+    if not both:
+        return text
+    name, theirs, ours = both[0]
+    return (
+        f"{text} For {name}, rank {theirs} is within the first {float(theirs) / tracks:.2%} of "
+        f"the paper's tracks, {ours} within the first {float(ours) / segments:.2%} of our segments."
     )
 
 
@@ -674,31 +726,48 @@ def _paper_agreement(reader: _Reader) -> Part:
         )
     ]
     rows: list[tuple[Cell, ...]] = []
+    # Without generated pieces the paper's figures stand alone.
     for theirs in paper["agreement"]:
-        for cohort in cohorts:
-            ours = found.get((cohort, theirs["method"]))
+        for cohort in cohorts or [""]:
+            same = theirs.get("same", theirs["method"])
+            method = same if (cohort, same) in found else theirs["method"]
+            ours = found.get((cohort, method), {})
             rows.append(
                 (
                     theirs["theirs"],
-                    theirs["method"],
+                    method,
                     _fixed(theirs["correlation"], 2),
-                    _fixed(ours["pearson"], 2) if ours else None,
-                    _fixed(ours["spearman"], 2) if ours else None,
+                    _fixed(ours.get("pearson"), 2),
+                    None,
+                    _fixed(ours.get("spearman"), 2),
+                    *([cohort] if len(cohorts) > 1 else []),
                 )
             )
+    stand_ins = "melody similarity stands in for it" + (
+        "" if any(other == "clap" for _, other in found) else ", as timbre does for CLAP"
+    )
     return Part(
         "Beside the paper",
         (
             "Correlation of each method's scores with those of unlearning, on generated pieces, in "
             "arXiv:2506.18312 and here.",
-            _DIFFERS.format(**paper)
-            + " CLEWS, a learnt embedding of versions, is not run: melody similarity stands in for "
-            "it, as timbre does for CLAP.",
+            _DIFFERS.format(**paper),
+            "What cannot be compared: CLEWS, a learnt embedding of versions, is not run here; "
+            f"{stand_ins}. The paper's Spearman correlations, concentration and overlap are not "
+            "known here.",
         ),
         (
             Table(
                 "Correlation with unlearning",
-                ("paper's method", "ours", "paper", "Pearson, here", "Spearman, here"),
+                (
+                    "paper's method",
+                    "ours",
+                    "Pearson, paper",
+                    "Pearson, here",
+                    "Spearman, paper",
+                    "Spearman, here",
+                    *(["cohort"] if len(cohorts) > 1 else []),
+                ),
                 tuple(rows),
             ),
         ),
@@ -718,5 +787,12 @@ def _axis(value: object) -> str:
     return "" if value is None else str(value).replace("_", " ")
 
 
+def _known(value: float | None, digits: int) -> str:
+    return _fixed(value, digits) or "not known here"
+
+
 def _fixed(value: float | None, digits: int) -> str | None:
-    return None if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None:
+        return None
+    # Adding zero takes the sign off what is rounded to nothing.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")

@@ -14,6 +14,7 @@ from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 
@@ -212,8 +213,10 @@ def matrix(
     if centred:
         low, high = -1.0, 1.0
     colours = colormaps["RdBu_r" if centred else "YlGnBu"]
-    wide = 1.9 + 0.62 * len(columns)
-    with _drawing(wide, 0.9 + 0.3 * len(rows), look) as (figure, axes):
+    # Cells are no wider than their numbers need, or a phone would show them too small to read.
+    letters = max((len(f"{value:.{digits}f}") for value in known), default=1)
+    wide = max(look.width, 1.0 + (0.1 + 0.05 * letters) * len(columns))
+    with _drawing(wide, 0.9 + 0.27 * len(rows), look) as (figure, axes):
         shown = np.ma.masked_invalid(values)
         axes.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto")
         axes.set_xticks(range(len(columns)), [_literal(c) for c in columns], fontsize=7)
@@ -228,8 +231,8 @@ def matrix(
             dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
             ink = "white" if dark else "#22303c"
             axes.text(
-                column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=6.5,
-                color=ink,
+                column, row, f"{value:.{digits}f}".replace("-", "−"), ha="center", va="center",
+                fontsize=6.5, color=ink,
             )  # fmt: skip
         return _png(figure)
 
@@ -252,11 +255,15 @@ def scatter(
                 x[seen], y[seen], s=14, alpha=0.8, label=_literal(name),
                 marker=marks[number % len(marks)], color=colours[number % len(colours)],
             )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        for scaled, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+            scaled("log")
+            # Labels between powers of ten would run into each other.
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(across, fontsize=8)
         axes.set_ylabel(upward, fontsize=8)
-        axes.legend(fontsize=7, frameon=False)
+        figure.legend(fontsize=7, frameon=False, loc="outside upper center", ncols=3)
         return _png(figure)
 
 

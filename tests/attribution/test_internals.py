@@ -1,5 +1,6 @@
 """Methods that look inside the denoiser, against their definitions: LPIPS, representer points."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -71,6 +72,30 @@ def test_lpips_of_a_segment_with_itself_is_zero(
     assert torch.allclose(scores, scores.T, atol=1e-5)
     assert float(scores.max()) < 1e-5
     assert float((scores - torch.diag(scores.diagonal())).sum()) < -0.01
+
+
+def test_lpips_holds_one_batch_of_segments_at_a_time(
+    material: Material,
+    model: MusicModel,
+    segments: LatentSegments,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Lpips().score(material, segments.take([0]), segments)
+    width = model.weights([model.output_layer])[model.output_layer].shape[1]
+    flat = segments.latents.shape[2] * width
+    held: list[int] = []
+    compute = type(model).activations
+
+    def watched(self: MusicModel, *rows: object) -> list[torch.Tensor]:
+        kept = [x for x in gc.get_objects() if type(x) is torch.Tensor and x.shape[1:] == (flat,)]
+        held.append(sum(len(x) for x in kept))
+        return compute(self, *rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(model), "activations", watched)
+    scores = Lpips(batch_size=2).score(material, segments.take([0]), segments)
+    # Pieces whose activations are held: the query and no more than a batch, in every block.
+    assert 0 < max(held) <= (1 + 2) * len(model.blocks) < len(segments) * len(model.blocks)
+    assert torch.allclose(scores, whole, atol=1e-5)
 
 
 def test_representer_is_the_product_of_gradients_of_the_output_layer(

@@ -6,6 +6,7 @@ import torch
 from tda_dagster.attribution.methods import Material
 from tda_dagster.attribution.methods.mucs import Mucs
 from tda_dagster.attribution.sweep import sweep
+from tda_dagster.attribution.unlearning import UnlearningError
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
@@ -76,6 +77,20 @@ def test_there_is_no_ascent_beyond_the_null_loss(
     ]
     for name, delta in results[0].delta.items():
         assert torch.equal(delta, results[1].delta[name])
+
+
+def test_a_query_that_is_at_the_bound_already_is_named(
+    material: Material, query: LatentSegments
+) -> None:
+    with pytest.raises(UnlearningError, match=rf"{query.segment_ids[0]}.*mucs\.bound"):
+        mucs(bound=1e-3).unlearn(material, query)
+
+
+def test_a_loss_that_is_not_finite_any_more_is_named(
+    material: Material, query: LatentSegments
+) -> None:
+    with pytest.raises(UnlearningError, match=r"after 1 steps.*mucs\.learning_rate"):
+        mucs(bound=1e30, learning_rate=1e30).unlearn(material, query)
 
 
 def test_one_step_is_adam_on_the_stated_loss(material: Material, query: LatentSegments) -> None:

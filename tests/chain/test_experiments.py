@@ -26,7 +26,7 @@ EXPERIMENTS = {
         ],
     },
     "comparison": {
-        "cohorts": ["reference", "versions"],
+        "cohorts": ["versions"],
         "methods": [
             "fim_unlearning",
             "gradient_ascent",
@@ -52,7 +52,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     params["dataset"]["reference"]["tracks"] = 30
     params["method_settings"]["mucs"] |= {"max_steps": 3, "batch_size": 2}
     (made.root / "params.yaml").write_text(yaml.safe_dump(params))
-    (made.root / "cohorts" / "targets.yaml").write_text("targets: {count: 4}\n")
+    (made.root / "cohorts" / "targets.yaml").write_text("targets: {count: 3}\n")
     (made.root / "cohorts" / "versions.yaml").write_text("targets: {count: 2, among: versions}\n")
     made.run("tda", "experiment", "self_influence")
     made.run("tda", "experiment", "comparison")
@@ -68,7 +68,7 @@ def test_a_grid_is_a_cohort_of_targets_under_many_specs(study: Study) -> None:
         database(study), "select * from v_experiment_spec where experiment = 'self_influence'"
     )
     assert specs.height == 4
-    assert set(specs["targets"]) == {4}
+    assert set(specs["targets"]) == {3}
     kinds = query(database(study), "select distinct kind from dim_query where cohort = 'targets'")
     assert kinds["kind"].to_list() == ["segment"]
     ranks = query(
@@ -82,8 +82,8 @@ def test_specs_that_differ_in_scoring_share_checkpoints_and_sweeps(study: Study)
     sweeps = study.refs("unlearned/losses/shard")
     targets = [name for name in sweeps if name.startswith("targets")]
     shards = len(list((study.root / "data" / "store" / "refs" / "dataset").glob("latents/shard/*")))
-    # Two layer groups, four queries; masks on and off take the same sweep.
-    assert len(targets) == 2 * 4 * shards
+    # Two layer groups, three queries; masks on and off take the same sweep.
+    assert len(targets) == 2 * 3 * shards
 
 
 def test_masks_matter_because_lengths_vary(study: Study) -> None:
@@ -92,7 +92,7 @@ def test_masks_matter_because_lengths_vary(study: Study) -> None:
         "select m.config->>'$.scoring.mask_padding' masked, s.segment_id, s.score from fct_score s "
         "join dim_method m using (method_id) join dim_experiment e using (method_id) where "
         "e.experiment = 'self_influence' and s.query_id = 'targets-000' and "
-        "m.config->>'$.unlearning.layer_group' = 'transformer'",
+        "(m.config->>'$.unlearning.layer_group') = 'transformer'",
     )
     wide = scores.pivot(on="masked", index="segment_id", values="score")
     padded = query(
@@ -108,7 +108,8 @@ def test_every_method_scores_every_training_segment(study: Study) -> None:
     counts = query(
         database(study),
         "select m.method, s.query_id, count(*) n from fct_score s join dim_method m "
-        "using (method_id) join dim_experiment e using (method_id) "
+        "using (method_id) join dim_query q using (query_id) join dim_experiment e "
+        "on e.method_id = s.method_id and e.cohort = q.cohort "
         "where e.experiment = 'comparison' group by all",
     )
     assert set(counts["method"]) == set(EXPERIMENTS["comparison"]["methods"])
@@ -158,7 +159,7 @@ def test_the_cost_is_told_before(study: Study) -> None:
         (study.root / "params.yaml").write_text(yaml.safe_dump(params))
     found = re.search(r"4 partitions .* 0 of them .* to do: (\d+) unlearnings and ([\d,]+)", said)
     assert found is not None, said
-    assert found[1] == "8"  # four targets, two layer groups
+    assert found[1] == "6"  # three targets, two layer groups
 
 
 def test_one_click_is_a_job(study: Study) -> None:

@@ -174,6 +174,30 @@ def test_prediction_is_the_denoiser_with_other_weights(
     assert torch.equal(opened(noised, timesteps, conditioning), plain)
 
 
+def test_the_last_block_s_activations_and_the_output_layer_make_the_velocity(
+    opened: MusicModel, segments: LatentSegments, noised: Tensor
+) -> None:
+    timesteps = torch.tensor([0.2, 0.7])
+    conditioning = opened.condition(
+        segments.captions[:2], segments.seconds_start[:2], segments.seconds_total[:2]
+    )
+    activations = opened.activations(noised, timesteps, conditioning)
+    out = opened.weights([opened.output_layer])[opened.output_layer]
+    assert [a.shape for a in activations] == [(2, 16, out.shape[1])] * len(opened.blocks)
+    frames = (activations[-1] @ out.T).transpose(1, 2)
+    velocity = opened.pipeline.transformer.postprocess_conv(frames) + frames
+    torch.testing.assert_close(velocity, opened(noised, timesteps, conditioning))
+
+
+def test_looking_inside_leaves_nothing_behind_even_after_an_error(
+    opened: MusicModel, noised: Tensor
+) -> None:
+    conditioning = condition_one(opened)
+    with pytest.raises(RuntimeError):
+        opened.activations(noised, torch.tensor([0.2, 0.7]), conditioning[:0])
+    assert all(not block._forward_hooks for block in opened.blocks)
+
+
 def test_shifted_weights_come_back_even_after_an_error(opened: MusicModel) -> None:
     before = {name: value.clone() for name, value in opened.denoiser.state_dict().items()}
     names = opened.layer_group("everything")

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,16 @@ def test_the_same_report_gives_the_same_page() -> None:
     assert page(Part("p", (), charts=(chart,))) == page(Part("p", (), charts=(chart,)))
 
 
-def database(folder: Path, methods: dict[str, dict[str, object]], kind: str) -> Path:
-    """A warehouse of one experiment on four queries, with figures and scores made up."""
+def database(
+    folder: Path,
+    methods: dict[str, dict[str, object]],
+    kind: str,
+    *,
+    without: Container[str] = (),
+    fixed: Mapping[tuple[str, str], float] | None = None,
+) -> Path:
+    """A warehouse of one experiment on four queries, with figures and scores made up: none of the
+    metrics `without`, and the values `fixed` by method and metric."""
     rng = np.random.default_rng(2)
     columns = ("title", "artist", "rightsholder", "composer", "collection", "key", "instruments")
     text = dict.fromkeys((*columns, "caption", "licence", "audio"), "x")
@@ -84,7 +93,14 @@ def database(folder: Path, methods: dict[str, dict[str, object]], kind: str) -> 
     unlearns = {m: c for m, c in methods.items() if "unlearning" in c}
     metrics = ["topk_similarity", "bottomk_similarity", "gini", "top_1pct_share"]
     figures_ = [
-        ("attribution", q["query_id"], m, metric, float(rng.random()), detail)
+        (
+            "attribution",
+            q["query_id"],
+            m,
+            metric,
+            (fixed or {}).get((m, metric), rng.random()),
+            detail,
+        )
         for q in queries
         for m in methods
         for metric in (
@@ -92,6 +108,7 @@ def database(folder: Path, methods: dict[str, dict[str, object]], kind: str) -> 
             *(["query_loss_rise", "heldout_loss_rise"] if m in unlearns else []),
             *(["self_influence_rank"] if kind == "segment" else []),
         )
+        if metric not in without
         for detail in (["timbre"] if "similarity" in metric else [""])
     ]
     figures_ += [
@@ -204,6 +221,78 @@ def test_generated_pieces_are_set_beside_the_paper_s(tmp_path: Path) -> None:
     assert rows["melody"][3] is None  # it was not run
     titles = [part.title for part in report.parts]
     assert "Which methods find versions?" not in titles
+
+
+def test_the_paper_s_grid_has_its_figures_beside_ours(tmp_path: Path) -> None:
+    methods = {"a": spec("fim_unlearning"), "b": spec("fim_unlearning", layer_group="feed_forward")}
+    fixed = {("a", "self_influence_rank"): 3.0, ("a", "bottomk_similarity"): -0.001}
+    report = read_experiment(database(tmp_path, methods, "segment", fixed=fixed), "e")
+    (table,) = report.parts[-1].tables
+    rows = {row[:2]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    masked = rows["transformer", "M_U"]
+    assert (masked["R, paper"], masked["R, here"]) == ("1.0", "3.0")
+    assert (masked["top, paper"], masked["bottom, paper"]) == ("0.66", "0.26")
+    assert masked["bottom, here"] == "0.00"
+    assert rows["transformer", "none"]["R, paper"] == "6615.7"
+    # What we did not run is not made up.
+    assert rows["self attention", "M_U"]["R, here"] is None
+    text = " ".join(report.parts[-1].paragraphs)
+    assert "quoted from a published note" in text
+    assert "115,000 tracks there and among 12 segments here" in text
+
+
+def test_the_paper_s_own_method_comes_before_its_stand_in(tmp_path: Path) -> None:
+    methods = {
+        "a": spec("fim_unlearning"),
+        "b": {"method": "timbre"},
+        "c": {"method": "clap"},
+    }
+    report = read_experiment(database(tmp_path, methods, "generated"), "e")
+    (table,) = report.parts[-1].tables
+    rows = {row[0]: row for row in table.rows}
+    assert rows["CLAP similarity"][1] == "clap"
+    assert rows["CLAP similarity"][4] is None  # the paper's Spearman correlation
+    assert "as timbre does for CLAP" not in " ".join(report.parts[-1].paragraphs)
+
+
+def test_without_generated_pieces_the_paper_s_figures_stand_alone(tmp_path: Path) -> None:
+    methods = {"a": spec("fim_unlearning"), "b": {"method": "timbre"}}
+    report = read_experiment(database(tmp_path, methods, "segment"), "e")
+    (table,) = report.parts[-1].tables
+    assert [row[2] for row in table.rows] == ["0.56", "0.46", "0.32", "0.11"]
+    assert {row[3] for row in table.rows} == {None}
+
+
+@pytest.mark.parametrize(
+    "without",
+    [("heldout_loss_rise", "query_loss_rise"), ("topk_similarity", "bottomk_similarity")],
+)
+def test_a_grid_without_some_figures_says_so(tmp_path: Path, without: tuple[str, ...]) -> None:
+    methods = {"a": spec("fim_unlearning"), "b": spec("fim_unlearning", damping=1.0)}
+    path = database(tmp_path, methods, "segment", without=without)
+    assert "not known here" in render_experiment(read_experiment(path, "e"))
+
+
+@pytest.mark.parametrize(
+    ("plain", "verdict"),
+    [(0.06, ": 3.0 times the damage."), (0.01, ": 0.5 times the damage."),
+     (-0.01, "−0.01000 on average, FIM unlearning by 0.02000: no more damage.")],
+)  # fmt: skip
+def test_the_damage_of_plain_ascent_is_said_from_the_figures(
+    tmp_path: Path, plain: float, verdict: str
+) -> None:
+    methods = {"a": spec("fim_unlearning"), "b": spec("gradient_ascent")}
+    fixed = {
+        ("a", "heldout_loss_rise"): 0.02,
+        ("b", "heldout_loss_rise"): plain,
+        ("a", "query_loss_rise"): 0.5,
+        ("b", "query_loss_rise"): 0.625,
+    }
+    report = read_experiment(database(tmp_path, methods, "generated", fixed=fixed), "e")
+    (text,) = next(p for p in report.parts if p.title == "What else is forgotten").paragraphs
+    assert verdict in text
+    assert "(measured: 0.6250 and 0.5000)" in text
+    assert f"damages more for {4 if plain > 0.02 else 0} of 4 queries" in text
 
 
 @pytest.mark.parametrize("centred", [False, True])

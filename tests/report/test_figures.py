@@ -52,6 +52,9 @@ def test_pictures_are_the_same_every_time() -> None:
         lambda: figures.histogram(values, "score", marks=[1.5], look=figures.DARK_PAGE),
         lambda: figures.loss_curve([1, 2, 3], [3.0, 2.0, 1.0], [None, 2.5, None]),
         lambda: figures.shares(["a $ b $", "unattributed"], [0.4, 0.6]),
+        lambda: figures.matrix(np.eye(2), ["a $ b $", "c"], ["d", "e"], centred=True),
+        lambda: figures.scatter({"a": (values, values)}, "x", "y"),
+        lambda: figures.intervals(["a"], [1.0], [(0.5, 2.0)], "d", band=(1.0, 2.0)),
     ):
         assert draw() == draw()
 
@@ -70,3 +73,25 @@ def test_marks_are_drawn_in_the_second_colour() -> None:
 def test_a_page_shows_through_its_pictures() -> None:
     assert pixels(figures.histogram(np.arange(9.0), "x", look=figures.LIGHT_PAGE))[0, 0, 3] == 0
     assert pixels(figures.histogram(np.arange(9.0), "x"))[0, 0].tolist() == [255] * 4
+
+
+def test_unknown_cells_of_a_matrix_stay_empty() -> None:
+    def opaque(values: list[list[float]]) -> int:
+        png = figures.matrix(np.array(values), ["a"], ["b", "c"], look=figures.LIGHT_PAGE)
+        return int((pixels(png)[..., 3] == 255).sum())
+
+    assert opaque([[1.0, np.nan]]) < 0.7 * opaque([[1.0, 2.0]])
+
+
+def test_cells_of_a_wide_matrix_can_be_read_on_a_phone() -> None:
+    png = figures.matrix(np.full((10, 10), -0.25), list("abcdefghij"), list("abcdefghij"),
+                         centred=True, look=figures.LIGHT_PAGE)  # fmt: skip
+    # Letters of 6.5 pt, on a picture fitted to 350 px, are this high.
+    inches = pixels(png).shape[1] / figures.LIGHT_PAGE.dots_per_inch
+    assert 6.5 / 72 * 350 / inches > 6.5
+
+
+def test_points_without_a_place_on_a_logarithmic_axis_are_left_out() -> None:
+    known = (np.array([1.0, 3.0]), np.array([2.0, 5.0]))
+    more = (np.array([1.0, 3.0, -1.0, 0.0]), np.array([2.0, 5.0, 2.0, 2.0]))
+    assert figures.scatter({"a": known}, "x", "y") == figures.scatter({"a": more}, "x", "y")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from warehouse.build import build, query
 
@@ -245,3 +246,37 @@ def test_specs_of_one_method_are_not_compared_with_each_other(
     studied["dim_method"] = studied["dim_method"].with_columns(method=pl.lit("fim_unlearning"))
     assert ask(tmp_path, studied, "select * from v_method_agreement").is_empty()
     assert ask(tmp_path, studied, "select * from v_top_overlap").is_empty()
+
+
+def test_agreement_is_averaged_within_a_cohort(studied: Tables, tmp_path: Path) -> None:
+    # A second cohort with other scores, and a third that one method alone has scored.
+    rng = np.random.default_rng(6)
+    extra = [
+        studied["dim_query"]
+        .head(2)
+        .with_columns(cohort=pl.lit(cohort), query_id=cohort + pl.col("query_id"))
+        for cohort in ("d", "e")
+    ]
+    scores = [
+        studied["fct_score"]
+        .filter(pl.col("query_id").is_in(["c-000", "c-001"]))
+        .with_columns(query_id=cohort + pl.col("query_id"))
+        .with_columns(score=pl.Series(rng.integers(0, 6, 2 * 2 * 24).astype(float)))
+        .filter((pl.col("method_id") == "m1") | (cohort != "e"))
+        for cohort in ("d", "e")
+    ]
+    studied["dim_query"] = pl.concat([studied["dim_query"], *extra])
+    studied["fct_score"] = pl.concat([studied["fct_score"], *scores])
+    rows = ask(tmp_path, studied, "select * from v_method_agreement")
+    assert set(rows["cohort"]) == {"c", "d"}
+    means = rows.filter(pl.col("query_id").is_null())
+    assert means.height == 2
+    wide = studied["fct_score"].pivot("method_id", index=["query_id", "segment_id"], values="score")
+    for row in means.iter_rows(named=True):
+        queries = studied["dim_query"].filter(cohort=row["cohort"])["query_id"]
+        pairs = [wide.filter(query_id=q).select("m1", "m2").to_numpy().T for q in queries]
+        pearson = [stats.pearsonr(*pair).statistic for pair in pairs]
+        spearman = [stats.spearmanr(*pair).statistic for pair in pairs]
+        assert row["pearson"] == pytest.approx(np.mean(pearson))
+        assert row["spearman"] == pytest.approx(np.mean(spearman))
+        assert row["segments"] == 24 * len(queries)

@@ -2,14 +2,23 @@
 -- One row per query and pair of methods (method_id < other_method_id), and one per cohort and pair
 -- with query_id null: the mean over its queries. Spearman's ties share their mean rank. No rows with
 -- one method; null where a method's scores are all equal. Specs of one method (a grid) are not
--- compared with each other.
+-- compared with each other, and queries that only they have scored are passed over at once: ranking
+-- a grid's scores takes long and pairs none of them.
 CREATE VIEW v_method_agreement AS
-WITH ranked AS (
+WITH comparable AS (
+    SELECT s.query_id
+    FROM (SELECT DISTINCT query_id, method_id FROM fct_score) s
+    JOIN dim_method m USING (method_id)
+    GROUP BY s.query_id
+    HAVING count(DISTINCT m.method) > 1
+),
+ranked AS (
     SELECT
         q.cohort, s.query_id, s.method_id, m.method, s.segment_id, s.score,
         rank() OVER w + (count(*) OVER (PARTITION BY s.query_id, s.method_id, s.score) - 1) / 2
             AS mean_rank
     FROM fct_score s
+    JOIN comparable c USING (query_id)
     JOIN dim_segment g USING (segment_id)
     JOIN dim_query q USING (query_id)
     JOIN dim_method m USING (method_id)

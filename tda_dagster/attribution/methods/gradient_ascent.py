@@ -19,7 +19,8 @@ from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.settings import UnlearningSettings
 
 _DOUBLINGS, _BISECTIONS = 40, 10
-"""The length is bracketed by doubling and then known to a thousandth of itself."""
+"""The length is bracketed by doubling and then halved in on, to 2⁻¹⁰ of the first length that is
+long enough; how near the loss comes is told by `stopped`."""
 
 
 class GradientAscent(UnlearningSpec):

@@ -1,5 +1,6 @@
 """MUCS: unlearning by bounded ascent against a retain loss, arXiv:2605.17938."""
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from tda_dagster.attribution.gradients import draw_rows
 from tda_dagster.attribution.methods.spec import Material, UnlearningSpec
 from tda_dagster.attribution.sweep import sweep
-from tda_dagster.attribution.unlearning import Unlearned, relative_norm
+from tda_dagster.attribution.unlearning import Unlearned, UnlearningError, relative_norm
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan, keyed_generator
@@ -23,6 +24,10 @@ class Mucs(UnlearningSpec):
     L_null is the query's loss under weights that were never trained: what a model loses that knows
     nothing of it. Ascent is bounded by it twice: the gradient of the query's term vanishes beyond
     L_null, and training stops as soon as L(ẑ) ≥ `bound` · L_null, or after `max_steps`.
+
+    The authors' code (github.com/sony/mucs) clamps each draw's loss where this clamps their mean;
+    it measures the criterion on the step's own draws, takes L_null over training data under the
+    model's own initialisation, and leaves attention and biases as they are.
     """
 
     method: Literal["mucs"] = "mucs"
@@ -41,7 +46,8 @@ class Mucs(UnlearningSpec):
 
     def unlearn(self, material: Material, query: LatentSegments) -> Unlearned:
         """The criterion is measured before every step under one fixed plan of `draws` draws, so
-        that it does not stop on a lucky draw. `stopped` says which end was reached."""
+        that it does not stop on a lucky draw. `stopped` says which end was reached. Raises
+        UnlearningError when there is nothing to unlearn, or when the loss ceases to be finite."""
         model = material.model
         names = model.layer_group(self.layer_group)
         base = model.weights(names)
@@ -54,6 +60,7 @@ class Mucs(UnlearningSpec):
         while not stopped:
             with torch.no_grad():
                 measured.append(float(_query_loss(model, weights, query, plan)))
+            self._check(query, measured, null)
             if measured[-1] >= self.bound * null:
                 stopped = (
                     f"bound reached after {len(measured) - 1} steps: query loss {measured[-1]:.4f} "
@@ -68,6 +75,21 @@ class Mucs(UnlearningSpec):
                 self._step(material, query, weights, null, optimiser, len(measured))
         delta = {name: (weights[name].detach() - base[name]).contiguous() for name in names}
         return Unlearned(delta, tuple(measured), relative_norm(delta, base, query), stopped)
+
+    def _check(self, query: LatentSegments, measured: list[float], null: float) -> None:
+        """Raises UnlearningError when no delta can come of the losses measured so far."""
+        name, loss = query.segment_ids[0], measured[-1]
+        if not math.isfinite(loss):
+            raise UnlearningError(
+                f"query {name}: its loss is {loss} after {len(measured) - 1} steps of MUCS; lower "
+                "method_settings.mucs.learning_rate"
+            )
+        if len(measured) == 1 and loss >= self.bound * null:
+            raise UnlearningError(
+                f"query {name}: its loss, {loss:.4f}, is at the bound of MUCS before any step "
+                f"({self.bound:g} x {null:.4f}): the model does not know it; raise "
+                "method_settings.mucs.bound or leave the query out"
+            )
 
     def _step(
         self,

@@ -19,7 +19,8 @@ class Representer(ScoringSpec):
 
     G = Σ over frames of (gradient at the output) ⊗ (features that enter), so the score is the sum
     over pairs of frames of α_qᵀα_i · f_qᵀf_i: representer values α weighted by how alike features
-    are. Positive: a training step on the segment lowers the query's loss. The theorem itself, that
+    are. Positive: a training step on the segment lowers the query's loss, to first order by the
+    score times the rate of plain gradient descent in this layer. The theorem itself, that
     these sums make up the prediction, asks for a last layer at a stationary point of a loss with
     L2 regularisation, which a diffusion model trained with early stopping is not; what remains is
     the similarity that it defines.
