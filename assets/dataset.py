@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import polars as pl
 import torch
 
@@ -17,6 +16,7 @@ from tda_dagster.corpus import (
     read_manifest,
 )
 from tda_dagster.corpus.files import audio_digests, audio_stamp
+from tda_dagster.corpus.location import read_bytes
 from tda_dagster.corpus.reference import render_reference_study
 from tda_dagster.diffusion.autoencoder import AudioFormat, encode, open_autoencoder
 from tda_dagster.diffusion.latents import LatentSegments
@@ -62,8 +62,7 @@ def manifest(job: Job, out: Path) -> None:
         )
         return
     uri = job.workspace.locate(settings.manifest)
-    with fsspec.open(uri, "rb") as file:
-        (out / f"manifest{Path(uri).suffix}").write_bytes(file.read())
+    (out / f"manifest{Path(uri).suffix}").write_bytes(read_bytes(uri))
     audio_digests(uri, job.progress).write_parquet(out / "audio_files.parquet")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from tda_dagster import cli_history
 from tda_dagster.errors import TdaError
 
 if TYPE_CHECKING:
@@ -226,6 +227,9 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 
     for path in lay_out(folder):
         console.print(f"wrote {path}")
+
+
+cli_history.register(app)
 
 
 def _workspace() -> "Workspace":

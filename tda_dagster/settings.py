@@ -40,6 +40,18 @@ class StoreSettings(Section):
     """Where artifacts live."""
 
     root: str = Field("data/store", description="folder or fsspec URL of the artifact store")
+    endpoint_url: str | None = Field(
+        None, description="of the object store (null: AWS_ENDPOINT_URL_S3, else Amazon's)"
+    )
+    profile: str | None = Field(None, description="of the credentials (null: AWS_PROFILE)")
+    region: str | None = Field(None, description="of the object store (null: AWS_REGION)")
+    cache_gb: Annotated[float, Field(gt=0)] | None = Field(
+        50.0, description="limit of the local copies of remote artifacts, GB (null: none)"
+    )
+    transfers: PositiveInt = Field(8, description="transfers at a time")
+    patience_s: Annotated[float, Field(gt=0)] = Field(
+        60.0, description="how long a failing object store is tried again, s"
+    )
 
 
 class ReferenceStudySettings(Section):

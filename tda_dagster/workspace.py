@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
+from tda_dagster.object_storage import export_settings
 from tda_dagster.settings import (
     PARAMS_FILE,
     Section,
@@ -93,12 +94,23 @@ class Workspace:
 
     @cached_property
     def settings(self) -> Settings:
-        """The validated settings; raises SettingsError."""
-        return load_settings(self.root / PARAMS_FILE, self.overrides)
+        """The validated settings; raises SettingsError. Where the object store is becomes known
+        to this process and its children, as the AWS variables that are not set already."""
+        settings = load_settings(self.root / PARAMS_FILE, self.overrides)
+        store = settings.store
+        export_settings(endpoint_url=store.endpoint_url, profile=store.profile, region=store.region)
+        return settings
 
     @cached_property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.locate(self.settings.store.root), cache_dir=self.cache)
+        options = self.settings.store
+        return ArtifactStore(
+            self.locate(options.root),
+            cache_dir=self.cache,
+            cache_bytes=None if options.cache_gb is None else int(options.cache_gb * 1e9),
+            transfers=options.transfers,
+            patience_s=options.patience_s,
+        )
 
     @property
     def database(self) -> Path:

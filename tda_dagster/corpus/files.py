@@ -6,44 +6,63 @@ files are. Neither decodes anything.
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
-import fsspec
 import polars as pl
 
 from tda_dagster.corpus.location import LocationError, read_bytes, resolve
 from tda_dagster.corpus.manifest import read_manifest
+from tda_dagster.object_storage import TRANSFERS, ObjectStorageError, open_url, side_by_side
 
 
 def audio_stamp(manifest: str) -> str:
-    """sha256 over the manifest's bytes and each audio file's size and time (or etag) of change."""
+    """sha256 over the manifest's bytes and each audio file's size and time (or etag) of change.
+
+    Raises `ObjectStorageError` while an object store cannot be asked.
+    """
     stamp = hashlib.sha256(read_bytes(manifest))
-    for uri in _audio_files(manifest):
-        filesystem, path = fsspec.url_to_fs(resolve(manifest, uri))
-        try:
-            info = filesystem.info(path)
-        except OSError:
-            info = {}
-        known = {k: info.get(k) for k in ("size", "mtime", "ETag", "LastModified")}
+    audio = _audio_files(manifest)
+    looks = side_by_side(lambda uri: _look(resolve(manifest, uri)), audio, TRANSFERS)
+    for uri, known in zip(audio, looks, strict=True):
         stamp.update(f"{uri}\x1f{known}\n".encode())
     return stamp.hexdigest()
 
 
 def audio_digests(manifest: str, progress: Callable[[int, int], None]) -> pl.DataFrame:
     """Columns `audio` (as in the manifest) and `audio_sha256` (null for a file that cannot be
-    read: the index will say why), sorted."""
+    read: the index will say why), sorted.
+
+    Raises `ObjectStorageError` while an object store cannot be asked.
+    """
     files = _audio_files(manifest)
     digests: list[str | None] = []
-    for number, uri in enumerate(files):
-        try:
-            content = read_bytes(resolve(manifest, uri))
-            digests.append(hashlib.sha256(content).hexdigest())
-        except LocationError:
-            digests.append(None)
-        progress(number + 1, len(files))
+    for digest in side_by_side(lambda uri: _digest(resolve(manifest, uri)), files, TRANSFERS):
+        digests.append(digest)
+        progress(len(digests), len(files))
     return pl.DataFrame(
         {"audio": files, "audio_sha256": digests},
         schema={"audio": pl.String, "audio_sha256": pl.String},
     )
+
+
+def _look(uri: str) -> dict[str, Any]:
+    try:
+        files, path = open_url(uri)
+        info = files.info(path)
+    except OSError:
+        info = {}
+    except ObjectStorageError as error:
+        if error.may_pass:
+            raise
+        info = {}
+    return {key: info.get(key) for key in ("size", "mtime", "ETag", "LastModified")}
+
+
+def _digest(uri: str) -> str | None:
+    try:
+        return hashlib.sha256(read_bytes(uri)).hexdigest()
+    except LocationError:
+        return None
 
 
 def _audio_files(manifest: str) -> list[str]:

@@ -6,9 +6,8 @@ Belongs here: telling paths from URLs, resolving an audio path against its manif
 import re
 from pathlib import Path
 
-import fsspec
-
 from tda_dagster.errors import TdaError
+from tda_dagster.object_storage import ObjectStorageError, open_url
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*(://|::.*://)", re.DOTALL)
 
@@ -42,20 +41,27 @@ def resolve(manifest: str, audio: str) -> str:
 
 
 def read_bytes(uri: str) -> bytes:
-    """All bytes of a local file or fsspec URL. Raises `LocationError`."""
+    """All bytes of a local file or fsspec URL.
+
+    Raises `LocationError`, and `ObjectStorageError` where that says nothing about the file, because
+    the same might succeed later.
+    """
     try:
         if not _URL.match(uri):
             return Path(uri).read_bytes()
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        content: bytes = filesystem.cat_file(path)
+        files, path = open_url(uri)
+        return files.read(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise LocationError("there is no such file", missing=True) from error
     except IsADirectoryError as error:
         raise LocationError("it is a folder, not a file", missing=True) from error
+    except ObjectStorageError as error:
+        if error.may_pass:
+            raise
+        raise LocationError(error.reason, missing=False) from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise LocationError(f"it cannot be read: {reason}", missing=False) from error
     except Exception as error:  # fsspec drivers are third parties: they raise what they like
         reason = f"{type(error).__name__}: {error}"
         raise LocationError(f"it cannot be read: {reason}", missing=False) from error
-    return content

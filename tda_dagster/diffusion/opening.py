@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import fsspec
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -22,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from tda_dagster.diffusion.autoencoder import spectral  # noqa: F401
 from tda_dagster.diffusion.model import ModelError, MusicModel
 from tda_dagster.diffusion.stable_audio import StableAudioModel
+from tda_dagster.object_storage import TRANSFERS, ObjectStorageError, open_url, side_by_side
 
 
 def open_model(uri: str | Path, device: str = "cpu") -> MusicModel:
@@ -76,13 +76,14 @@ def autoencoder_of(uri: str | Path, folder: Path) -> int:
 
 def pipeline_stamp(uri: str | Path) -> str:
     """sha256 over the names, sizes and times (or etags) of a pipeline directory's files: changes
-    when the pipeline does, without reading it. A hub id stands for itself."""
+    when the pipeline does, without reading it. A hub id stands for itself. Raises
+    `ObjectStorageError`."""
     location = str(uri)
     if "://" not in location and not Path(location).exists():
         return hashlib.sha256(location.encode()).hexdigest()
-    filesystem, path = fsspec.url_to_fs(location)
+    files, path = open_url(location)
     stamp = hashlib.sha256()
-    for name, info in sorted(filesystem.find(path, detail=True).items()):
+    for name, info in sorted(files.find(path).items()):
         known = {k: info.get(k) for k in ("size", "mtime", "ETag", "LastModified")}
         stamp.update(f"{name.removeprefix(path)}\x1f{known}\n".encode())
     return stamp.hexdigest()
@@ -95,9 +96,8 @@ def local_pipeline(uri: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         if "://" in location:
             try:
-                filesystem, path = fsspec.url_to_fs(location)
-                filesystem.get(path.rstrip("/") + "/", scratch, recursive=True)
-            except (OSError, ValueError, ImportError) as error:
+                _fetch(location, Path(scratch))
+            except (ObjectStorageError, OSError, ValueError, ImportError) as error:
                 raise ModelError(f"{uri}: the pipeline cannot be fetched: {error}") from error
             location = scratch
         elif not Path(location).exists():
@@ -112,6 +112,24 @@ def local_pipeline(uri: str | Path) -> Iterator[Path]:
                 f"{uri}: not a diffusers pipeline directory: it has no model_index.json"
             )
         yield Path(location)
+
+
+def _fetch(url: str, folder: Path) -> None:
+    files, root = open_url(url)
+    root = root.rstrip("/") + "/"
+
+    def fetch(path: str) -> None:
+        name = path.removeprefix(root)
+        if ".." in name.split("/"):
+            raise ValueError(f"unsafe file name {name!r}")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        files.download(path, folder / name)
+
+    found = files.find(root.rstrip("/"))
+    if not found:
+        raise FileNotFoundError("there is nothing")
+    for _ in side_by_side(fetch, found, TRANSFERS):
+        pass
 
 
 @contextmanager

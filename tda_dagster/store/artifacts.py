@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tda_dagster.object_storage import PATIENCE_S, TRANSFERS
 from tda_dagster.store import lineage
 from tda_dagster.store.blobs import open_blobs
 from tda_dagster.store.errors import MissingArtifact
@@ -35,18 +36,31 @@ class ArtifactStore:
     """Content-addressed blobs, artifacts made of them, and refs from recipes to artifacts.
 
     `root` is a local path or any fsspec URL (s3://bucket/prefix) with the credentials that fsspec
-    finds. `cache_dir` holds copies of blobs of a remote store and work in progress; a local store
-    needs none. Opening a store writes nothing.
+    finds (`object_storage.export_settings` says where an S3 server is). Opening a store writes
+    nothing.
+
+    Of a remote store, `cache_dir` holds work in progress and copies of blobs, up to `cache_bytes`
+    of them (None: no limit; those used within the last ten minutes always stay); `transfers`
+    requests are made at a time, and one that fails is tried again for `patience_s` seconds. Then,
+    and at once where waiting would not help, it raises `ObjectStorageError`.
 
     Processes and machines may share a store: nothing is visible before it is complete, and of
     those who commit the same recipe the first wins.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, cache_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        cache_dir: Path | None = None,
+        cache_bytes: int | None = None,
+        transfers: int = TRANSFERS,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.root = os.fspath(root)
         cache_dir = cache_dir or _default_cache_dir()
-        self._place = open_place(self.root, cache_dir)
-        self._blobs = open_blobs(self._place, cache_dir)
+        self._place = open_place(self.root, cache_dir, transfers, patience_s)
+        self._blobs = open_blobs(self._place, cache_dir, cache_bytes)
         self._refs = RefBook(self._place)
 
     # Blobs
@@ -65,7 +79,8 @@ class ArtifactStore:
 
     def local_file(self, digest: str) -> Path:
         """A local path of a blob, for reading only, verified when first asked for and whenever
-        the file has changed since. Raises `CorruptArtifact` or `MissingArtifact`."""
+        the file has changed since. In a remote store's cache it stays for at least ten minutes:
+        open it, or ask again. Raises `CorruptArtifact` or `MissingArtifact`."""
         return self._blobs.local_file(digest)
 
     # Artifacts

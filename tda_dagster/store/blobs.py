@@ -6,16 +6,17 @@ name. What a blob means (a file, a tree) is not known here.
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
+from tda_dagster.object_storage import side_by_side
+from tda_dagster.store.cache import FileCache
 from tda_dagster.store.canonical import digest_of, digest_of_file, require_digest
 from tda_dagster.store.errors import CorruptArtifact, MissingArtifact
 from tda_dagster.store.places import LocalPlace, Place, RemotePlace
 
-_PIECE_BYTES = 1 << 20
+BLOBS = "cas/sha256"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,35 +64,42 @@ class BlobStore:
 
     def read_bytes(self, digest: str) -> bytes:
         """The blob's bytes. Raises `MissingArtifact` or `CorruptArtifact`."""
-        name = blob_name(digest)
-        try:
-            data = self._place.read(name)
-        except FileNotFoundError:
-            raise MissingArtifact(digest, self.where(digest)) from None
-        self._expect(digest, digest_of(data))
-        return data
+
+        def read() -> tuple[str, bytes]:
+            data = self._place.read(blob_name(digest))
+            return digest_of(data), data
+
+        return self._genuine(digest, read)
 
     def check(self, digest: str) -> None:
         """Read the blob where it is kept. Raises `MissingArtifact` or `CorruptArtifact`."""
-        with self._open(digest) as source:
+
+        def read() -> tuple[str, None]:
             running = hashlib.sha256()
-            for piece in _pieces(source):
+            for piece in self._place.pieces(blob_name(digest)):
                 running.update(piece)
-        self._expect(digest, running.hexdigest())
+            return running.hexdigest(), None
+
+        self._genuine(digest, read)
 
     def copy_out(self, digest: str, path: Path) -> None:
         """Write the blob to the new file `path`, verified on the way.
 
         Raises `MissingArtifact` or `CorruptArtifact`, and then leaves no file.
         """
-        with self._open(digest) as source:
-            running = hashlib.sha256()
+        with path.open("xb") as sink:
+
+            def copy() -> tuple[str, None]:
+                running = hashlib.sha256()
+                sink.seek(0)
+                sink.truncate()
+                for piece in self._place.pieces(blob_name(digest)):
+                    running.update(piece)
+                    sink.write(piece)
+                return running.hexdigest(), None
+
             try:
-                with path.open("xb") as sink:
-                    for piece in _pieces(source):
-                        running.update(piece)
-                        sink.write(piece)
-                self._expect(digest, running.hexdigest())
+                self._genuine(digest, copy)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -102,10 +110,7 @@ class BlobStore:
 
     def each(self, do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """`do` for every item, as many at a time as the place can bear; results in order."""
-        if self._place.transfers == 1:
-            return [do(item) for item in items]
-        with ThreadPoolExecutor(self._place.transfers) as pool:
-            return list(pool.map(do, items))
+        return list(side_by_side(do, items, self._place.transfers))
 
     def local_file(self, digest: str) -> Path:
         """A local path of the verified blob, for reading only."""
@@ -115,15 +120,17 @@ class BlobStore:
         """Make sure, before something refers to the blob, that it is there and is itself."""
         raise NotImplementedError
 
-    def _open(self, digest: str) -> BinaryIO:
-        try:
-            return self._place.open(blob_name(digest))
-        except FileNotFoundError:
-            raise MissingArtifact(digest, self.where(digest)) from None
-
-    def _expect(self, digest: str, found: str) -> None:
-        if found != digest:
-            raise CorruptArtifact(digest, self.where(digest), f"sha256 {found}")
+    def _genuine(self, digest: str, read: Callable[[], tuple[str, Result]]) -> Result:
+        """What `read` returns beside the digest of what it read, once that is the right one."""
+        found = ""
+        for _ in range(self._place.readings):
+            try:
+                found, result = read()
+            except FileNotFoundError:
+                raise MissingArtifact(digest, self.where(digest)) from None
+            if found == digest:
+                return result
+        raise CorruptArtifact(digest, self.where(digest), f"sha256 {found}")
 
 
 class LocalBlobs(BlobStore):
@@ -145,54 +152,79 @@ class LocalBlobs(BlobStore):
             self._verified[digest] = stamp
         return path
 
+    def vouch(self, digest: str) -> Path:
+        """The path of a blob that was hashed on its way here, and need not be again."""
+        path = self._folder.path(blob_name(digest))
+        state = path.stat()
+        self._verified[digest] = (state.st_size, state.st_mtime_ns)
+        return path
+
     def confirm(self, digest: str, size: int) -> None:
         self.local_file(digest)
 
 
 class RemoteBlobs(BlobStore):
-    """Blobs in an object store, with verified copies of those in use in a local cache."""
+    """Blobs in an object store, with verified copies of those in use in a local cache.
 
-    def __init__(self, place: RemotePlace, cache: LocalPlace) -> None:
+    What is put goes into the cache too: the next asset is likely to read it.
+    """
+
+    def __init__(self, place: RemotePlace, cache: FileCache) -> None:
         super().__init__(place)
-        self._folder = cache
-        self._cache = LocalBlobs(cache)
+        self._cache = cache
+        self._copies = LocalBlobs(cache.place)
+
+    def take(self, path: Path) -> tuple[str, int]:
+        digest, size = super().take(path)
+        self._cache.keep(blob_name(digest), path)
+        self._copies.vouch(digest)
+        return digest, size
+
+    def copy_out(self, digest: str, path: Path) -> None:
+        if (copy := self._copy(digest)) is None:
+            super().copy_out(digest, path)
+        else:
+            shutil.copyfile(copy, path)
 
     def local_file(self, digest: str) -> Path:
-        try:
-            return self._cache.local_file(digest)
-        except MissingArtifact:
-            self._download(digest)
-        except CorruptArtifact as damaged:
-            Path(damaged.path).unlink(missing_ok=True)
-            self._download(digest)
-        return self._cache.local_file(digest)
+        if (copy := self._copy(digest)) is not None:
+            return copy
+        with self._cache.place.staging.folder() as folder:
+            super().copy_out(digest, folder / "bytes")
+            self._cache.keep(blob_name(digest), folder / "bytes")
+        return self._copies.vouch(digest)
 
     def confirm(self, digest: str, size: int) -> None:
-        # Reading back what was just sent would double the traffic; downloads are verified anyway.
+        # The upload was proved when it was made; what can have happened since is a removal.
         if (found := self.size(digest)) is None:
             raise MissingArtifact(digest, self.where(digest))
         elif found != size:
             raise CorruptArtifact(digest, self.where(digest), f"{found} bytes instead of {size}")
 
-    def _download(self, digest: str) -> None:
-        with self._folder.staging.folder() as folder:
-            self.copy_out(digest, folder / "bytes")
-            self._folder.adopt(blob_name(digest), folder / "bytes")
+    def _copy(self, digest: str) -> Path | None:
+        """The verified copy in the cache, if there is one; a damaged one is thrown away."""
+        if self._cache.lend(blob_name(digest)) is None:
+            return None
+        try:
+            return self._copies.local_file(digest)
+        except MissingArtifact:
+            return None
+        except CorruptArtifact as damaged:
+            Path(damaged.path).unlink(missing_ok=True)
+            return None
 
 
-def open_blobs(place: LocalPlace | RemotePlace, cache_dir: Path) -> BlobStore:
-    """The blobs at `place`; `cache_dir` is used for remote ones only."""
+def open_blobs(
+    place: LocalPlace | RemotePlace, cache_dir: Path, cache_bytes: int | None = None
+) -> BlobStore:
+    """The blobs at `place`; `cache_dir` is used for remote ones only, and for up to `cache_bytes`
+    of copies (None: no limit)."""
     if isinstance(place, LocalPlace):
         return LocalBlobs(place)
-    return RemoteBlobs(place, LocalPlace(cache_dir))
+    return RemoteBlobs(place, FileCache(cache_dir, BLOBS, cache_bytes))
 
 
 def blob_name(digest: str) -> str:
     """Where the blob lies. Raises `StoreError` if `digest` is not a sha256."""
     require_digest(digest, "the blob asked for")
-    return f"cas/sha256/{digest[:2]}/{digest}"
-
-
-def _pieces(source: BinaryIO) -> Iterator[bytes]:
-    while piece := source.read(_PIECE_BYTES):
-        yield piece
+    return f"{BLOBS}/{digest[:2]}/{digest}"

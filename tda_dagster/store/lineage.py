@@ -4,8 +4,9 @@ What belongs here: walks over refs by the digests of their inputs. Nothing here 
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal, NamedTuple
 
 from tda_dagster.store.blobs import BlobStore
@@ -35,7 +36,8 @@ class Reached(NamedTuple):
 @dataclass(frozen=True)
 class Problem:
     """Something that `verify` found wrong. Asset and partition are "" where the damage hides
-    them; `entry` is as in `Reached`."""
+    them; `entry` is as in `Reached`. `pinned_by` names the snapshots that need it where no live
+    ref does."""
 
     kind: Literal["corrupt", "missing"]
     asset: str
@@ -43,6 +45,7 @@ class Problem:
     entry: str
     path: str
     detail: str
+    pinned_by: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = self.asset + (f" [{self.partition}]" if self.partition else "")
@@ -60,17 +63,24 @@ def ancestry(starts: Iterable[Ref], refs: Iterable[Ref]) -> list[Edge]:
     for ref in refs:
         makers[ref.digest].append(ref)
     edges = []
-    waiting = deque(starts)
-    entered = set(waiting)
+    entered = {ref.recipe.key: ref for ref in starts}
+    waiting = deque(entered.values())
     while waiting:
         ref = waiting.popleft()
         for name, digest in sorted(ref.recipe.inputs.items()):
             source = _maker(ref, makers.get(digest, []))
             edges.append(Edge(ref, name, source))
-            if source is not None and source not in entered:
-                entered.add(source)
+            if source is not None and source.recipe.key not in entered:
+                entered[source.recipe.key] = source
                 waiting.append(source)
     return edges
+
+
+def with_ancestors(starts: Iterable[Ref], refs: Iterable[Ref]) -> list[Ref]:
+    """The starts and every ref behind them, each once, nearest first."""
+    starts = list(starts)
+    behind = [edge.source for edge in ancestry(starts, refs) if edge.source is not None]
+    return list({ref.recipe.key: ref for ref in [*starts, *behind]}.values())
 
 
 def reachable(heads: Iterable[Ref], refs: Iterable[Ref], blobs: BlobStore) -> Iterator[Reached]:
@@ -82,7 +92,8 @@ def reachable(heads: Iterable[Ref], refs: Iterable[Ref], blobs: BlobStore) -> It
     """
     starts = list(heads)
     edges = ancestry(starts, refs)
-    for ref in dict.fromkeys([*starts, *(edge.source for edge in edges if edge.source)]):
+    behind = [edge.source for edge in edges if edge.source is not None]
+    for ref in {ref.recipe.key: ref for ref in [*starts, *behind]}.values():
         yield Reached(ref, "", ref.digest)
         try:
             files = read_artifact(blobs, ref.digest).files
@@ -96,23 +107,80 @@ def reachable(heads: Iterable[Ref], refs: Iterable[Ref], blobs: BlobStore) -> It
             yield Reached(ref, f"inputs/{name}", digest)
 
 
-def verify(book: RefBook, blobs: BlobStore) -> list[Problem]:
-    """Read every ref and head, hash everything reachable from the heads, and tell what is wrong."""
+def verify(
+    book: RefBook,
+    blobs: BlobStore,
+    *,
+    pinned: Mapping[str, Iterable[Ref]] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Problem]:
+    """Read every ref and head, hash everything reachable from the heads, and tell what is wrong.
+
+    `pinned` holds more refs to start from, by the name of the snapshot that keeps them. `progress`
+    is told how many of how many bytes have been hashed.
+    """
     heads, refs = list(book.scan_heads()), list(book.scan_refs())
     # A damaged ref that is live comes up in both.
     damaged = {r.path: str(r) for r in [*heads, *refs] if isinstance(r, CorruptRecord)}
     problems = [Problem("corrupt", "", "", "", path, damaged[path]) for path in sorted(damaged)]
-    verdicts: dict[str, StoreError | None] = {}
-    for ref, entry, digest in reachable(_sound(heads), _sound(refs), blobs):
-        if digest not in verdicts:
-            verdicts[digest] = _damage(blobs, digest)
+    live, known = _sound(heads), _sound(refs)
+    needed_by = _needed_by(live, known, pinned or {})
+    starts = [*live, *(ref for refs in (pinned or {}).values() for ref in refs)]
+    reached = list(reachable(starts, known, blobs))
+    verdicts = _verdicts({blob.digest for blob in reached}, blobs, progress)
+    for ref, entry, digest in reached:
         if (error := verdicts[digest]) is not None:
-            problems.append(_problem(ref, entry, blobs.where(digest), error))
+            problems.append(
+                Problem(
+                    kind="missing" if isinstance(error, MissingArtifact) else "corrupt",
+                    asset=ref.recipe.asset,
+                    partition=ref.recipe.partition,
+                    entry=entry,
+                    path=blobs.where(digest),
+                    detail=str(error),
+                    pinned_by=needed_by.get(ref.recipe.key, ()),
+                )
+            )
     return problems
 
 
 def _sound(records: Iterable[Ref | CorruptRecord]) -> list[Ref]:
     return [record for record in records if isinstance(record, Ref)]
+
+
+def _needed_by(
+    live: list[Ref], refs: list[Ref], pinned: Mapping[str, Iterable[Ref]]
+) -> dict[str, tuple[str, ...]]:
+    """Recipe key → the snapshots that need it, for what no live ref needs."""
+    if not pinned:
+        return {}
+    of_live = {ref.recipe.key for ref in with_ancestors(live, refs)}
+    needed: dict[str, tuple[str, ...]] = {}
+    for name, starts in pinned.items():
+        for ref in with_ancestors(starts, refs):
+            if ref.recipe.key not in of_live:
+                needed[ref.recipe.key] = (*needed.get(ref.recipe.key, ()), name)
+    return needed
+
+
+def _verdicts(
+    digests: Iterable[str], blobs: BlobStore, progress: Callable[[int, int], None]
+) -> dict[str, StoreError | None]:
+    """What is wrong with each blob."""
+    wanted = sorted(digests)
+    sizes = dict(zip(wanted, blobs.each(blobs.size, wanted), strict=True))
+    total, done = sum(size or 0 for size in sizes.values()), 0
+    reporting = Lock()
+
+    def examine(digest: str) -> StoreError | None:
+        nonlocal done
+        found = _damage(blobs, digest)
+        with reporting:
+            done += sizes[digest] or 0
+            progress(done, total)
+        return found
+
+    return dict(zip(wanted, blobs.each(examine, wanted), strict=True))
 
 
 def _damage(blobs: BlobStore, digest: str) -> StoreError | None:
@@ -121,17 +189,6 @@ def _damage(blobs: BlobStore, digest: str) -> StoreError | None:
     except StoreError as error:
         return error
     return None
-
-
-def _problem(ref: Ref, entry: str, path: str, error: StoreError) -> Problem:
-    return Problem(
-        kind="missing" if isinstance(error, MissingArtifact) else "corrupt",
-        asset=ref.recipe.asset,
-        partition=ref.recipe.partition,
-        entry=entry,
-        path=path,
-        detail=str(error),
-    )
 
 
 def _maker(ref: Ref, candidates: list[Ref]) -> Ref | None:

@@ -6,27 +6,36 @@ bytes mean.
 """
 
 import os
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Protocol
 
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from tda_dagster.object_storage import (
+    PATIENCE_S,
+    TRANSFERS,
+    RemoteFiles,
+    open_url,
+    side_by_side,
+)
 from tda_dagster.store.errors import StoreError
 from tda_dagster.store.staging import Staging
 
-# S3 answers 409 while another create of the same key is under way.
-_CREATE_WAITS_S = (0.05, 0.2, 0.8)
+_PIECE_BYTES = 1 << 20
 
 
 class Place(Protocol):
-    """Named bytes. Every write is all or nothing."""
+    """Named bytes. Every write is all or nothing.
+
+    Any of these raises `ObjectStorageError` if the place cannot be reached or used.
+    """
 
     staging: Staging
     transfers: int
     """How many transfers at a time are worth while."""
+    readings: int
+    """How often bytes are read before they are believed to be wrong where they are kept."""
 
     def where(self, name: str) -> str:
         """The path or URL of `name`, for messages."""
@@ -34,8 +43,8 @@ class Place(Protocol):
     def size(self, name: str) -> int | None:
         """Bytes under `name`, None if there is nothing."""
 
-    def open(self, name: str) -> BinaryIO:
-        """A stream of the bytes; raises FileNotFoundError."""
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """The bytes in order, in pieces; raises FileNotFoundError."""
 
     def read(self, name: str) -> bytes:
         """All of the bytes; raises FileNotFoundError."""
@@ -55,11 +64,15 @@ class Place(Protocol):
     def adopt(self, name: str, path: Path) -> None:
         """Put the file at `path`, made in `staging`, under `name`; it may be gone afterwards."""
 
+    def remove(self, name: str) -> None:
+        """Remove what is under `name`, if anything is."""
+
 
 class LocalPlace:
     """A folder. Files appear by rename or hard link from `<root>/tmp`, never by being written."""
 
     transfers = 1
+    readings = 1
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -77,8 +90,10 @@ class LocalPlace:
         except FileNotFoundError:
             return None
 
-    def open(self, name: str) -> BinaryIO:
-        return self.path(name).open("rb")
+    def pieces(self, name: str) -> Iterator[bytes]:
+        with self.path(name).open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
 
     def read(self, name: str) -> bytes:
         return self.path(name).read_bytes()
@@ -120,6 +135,9 @@ class LocalPlace:
         _flush(path)
         path.replace(self._parented(name))
 
+    def remove(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
     def _parented(self, name: str) -> Path:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,99 +147,79 @@ class LocalPlace:
 class RemotePlace:
     """A prefix in an object store, where a finished upload appears all at once.
 
-    `create` relies on conditional writes (`If-None-Match: *` on S3). Local work is staged in
-    `cache_dir`.
+    Local work is staged in `cache_dir`.
     """
 
-    transfers = 16
+    readings = 3
 
-    def __init__(self, fs: Any, root: str, cache_dir: Path) -> None:
-        self._fs = fs
+    def __init__(self, files: RemoteFiles, root: str, cache_dir: Path) -> None:
+        self._files = files
         self._root = root.rstrip("/")
+        self.transfers = files.transfers
         self.staging = Staging(cache_dir / "tmp")
 
     def where(self, name: str) -> str:
-        return cast(str, self._fs.unstrip_protocol(self._path(name)))
+        return self._files.where(self._path(name))
 
     def size(self, name: str) -> int | None:
-        try:
-            return cast(int, self._fs.info(self._path(name))["size"])
-        except FileNotFoundError:
-            return None
+        found = self._files.stat(self._path(name))
+        return None if found is None else found.size
 
-    def open(self, name: str) -> BinaryIO:
-        return cast(BinaryIO, self._fs.open(self._path(name), "rb"))
+    def pieces(self, name: str) -> Iterator[bytes]:
+        return self._files.pieces(self._path(name))
 
     def read(self, name: str) -> bytes:
-        return cast(bytes, self._fs.cat_file(self._path(name)))
+        return self._files.read(self._path(name))
 
     def read_many(self, names: Iterable[str]) -> Mapping[str, bytes]:
-        paths = {name: self._path(name) for name in names}
-        answers = self._fs.cat(list(paths.values()), on_error="return") if paths else {}
-        found: dict[str, bytes] = {}
-        for name, path in paths.items():
-            match answers[path]:
-                case FileNotFoundError():
-                    continue
-                case BaseException() as error:
-                    raise error
-                case data:
-                    found[name] = data
-        return found
+        def read(name: str) -> bytes | None:
+            try:
+                return self.read(name)
+            except FileNotFoundError:
+                return None
+
+        wanted = list(names)
+        answers = side_by_side(read, wanted, self.transfers)
+        return {name: data for name, data in zip(wanted, answers, strict=True) if data is not None}
 
     def names(self, folder: str) -> list[str]:
-        paths = self._fs.find(self._path(folder))
+        paths = self._files.find(self._path(folder))
         return sorted(path[len(self._root) + 1 :] for path in paths if path.endswith(".json"))
 
     def write(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(self._path(name), data)
-        self._expect(name, len(data))
+        self._files.put(self._path(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
-        for wait_s in _CREATE_WAITS_S:
-            try:
-                self._fs.pipe_file(self._path(name), data, mode="create")
-            except OSError:
-                # Servers word "already there" differently, so ask rather than read the error.
-                if self.size(name) is not None:
-                    return False
-                time.sleep(wait_s)
-            else:
-                return True
-        self._fs.pipe_file(self._path(name), data, mode="create")
-        return True
+        return self._files.create(self._path(name), data)
 
     def adopt(self, name: str, path: Path) -> None:
-        self._fs.put_file(str(path), self._path(name))
-        self._expect(name, path.stat().st_size)
+        self._files.upload(self._path(name), path)
+
+    def remove(self, name: str) -> None:
+        self._files.remove(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _expect(self, name: str, size: int) -> None:
-        if (found := self.size(name)) != size:
-            raise StoreError(
-                f"{self.where(name)} has {found} bytes after an upload of {size}; run it again, "
-                "and check the object store's quota and logs if it happens again."
-            )
 
-
-def open_place(root: str, cache_dir: Path) -> LocalPlace | RemotePlace:
-    """The place at `root`, a path or any URL fsspec knows, with the credentials it finds itself.
+def open_place(
+    root: str, cache_dir: Path, transfers: int = TRANSFERS, patience_s: float = PATIENCE_S
+) -> LocalPlace | RemotePlace:
+    """The place at `root`, a path or any URL fsspec knows; `transfers` and `patience_s` are as in
+    `tda_dagster.object_storage.open_url`.
 
     Raises `StoreError` if no installed filesystem answers to the URL.
     """
     try:
-        # A cached listing would hide what other processes write.
-        fs, path = url_to_fs(root, use_listings_cache=False)
+        files, path = open_url(root, transfers=transfers, patience_s=patience_s)
     except (ValueError, ImportError) as error:
         raise StoreError(
             f"the store's root {root!r} cannot be opened: {error}. Use a local path, s3://bucket/"
             "prefix, or another URL whose fsspec package is installed."
         ) from error
-    if isinstance(fs, LocalFileSystem):
+    if isinstance(files.fs, LocalFileSystem):
         return LocalPlace(Path(path))
-    return RemotePlace(fs, path, cache_dir)
+    return RemotePlace(files, path, cache_dir)
 
 
 def _written(folder: Path, data: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""Stores to test with: a folder on disk and fsspec's in-memory object store."""
+"""Stores to test with: a folder on disk, fsspec's in-memory object store, and a real S3 server."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 from fsspec.core import url_to_fs
+from s3_server import BUCKET, S3Server, enter, s3_server
 
 from tda_dagster.store import ArtifactStore, Recipe
+
+__all__ = ["s3_server"]
 
 
 class Ground:
@@ -17,7 +20,7 @@ class Ground:
     def __init__(self, root: str, cache_dir: Path) -> None:
         self.root = root
         self.cache_dir = cache_dir
-        self.fs, self._base = url_to_fs(root)
+        self.fs, self._base = url_to_fs(root, use_listings_cache=False)
 
     def open(self) -> ArtifactStore:
         return ArtifactStore(self.root, cache_dir=self.cache_dir)
@@ -46,10 +49,23 @@ def blob(digest: str) -> str:
     return f"cas/sha256/{digest[:2]}/{digest}"
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture
+def s3_root(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A new prefix on the S3 server, in whose environment the test runs."""
+    enter(monkeypatch, s3_server.environment())
+    return f"s3://{BUCKET}/{uuid.uuid4()}"
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    place = tmp_path / "store" if request.param == "local" else f"memory://{uuid.uuid4()}"
-    ground = Ground(str(place), tmp_path / "cache")
+    match request.param:
+        case "local":
+            place = str(tmp_path / "store")
+        case "memory":
+            place = f"memory://{uuid.uuid4()}"
+        case _:
+            place = request.getfixturevalue("s3_root")
+    ground = Ground(place, tmp_path / "cache")
     yield ground
     if ground.files():
         ground.fs.rm(ground.root, recursive=True)

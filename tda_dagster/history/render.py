@@ -1,0 +1,321 @@
+"""Lineages, differences and the state of a store, for people at a terminal."""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from tda_dagster.history.ancestors import File, Node
+from tda_dagster.history.difference import Difference, OneSided, ScoreChange, TrackPlace
+from tda_dagster.history.score_lineage import Influence, ScoreLineage
+from tda_dagster.history.settings_text import short
+from tda_dagster.store import Problem, Ref
+from tda_dagster.store.collection import NOBODY, Plan
+from tda_dagster.store.snapshots import Snapshot
+
+_SHOWN_SHARES = 6
+_LEAST_SHARE = 0.0005
+"""Changes of shares below this are not shown: they would print as nothing."""
+_SHOWN_NAMES = 12
+
+
+def lineage_view(found: ScoreLineage) -> Group:
+    """A score's lineage: what is most influential, and the tree of what it was made from."""
+    seed = f" [dim]seed {found.seed}[/dim]" if found.seed is not None else ""
+    head = (
+        f"[bold]{escape(found.query_id)}[/bold]  {found.kind}  “{escape(found.prompt)}”{seed}\n"
+        f"[dim]by[/dim] {escape(found.method_id)} [dim]over {found.segments} segments[/dim]"
+    )
+    return Group(Text.from_markup(head), _influence_table(found.influences), _tree(found))
+
+
+def _influence_table(influences: Iterable[Influence]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name, justify in (
+        ("rank", "right"),
+        ("score", "right"),
+        ("segment", "left"),
+        ("track", "left"),
+        ("rightsholder", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for influence in influences:
+        error = f" ± {influence.score_se:.1e}" if influence.score_se is not None else ""
+        table.add_row(
+            str(influence.rank),
+            f"{influence.score:.3e}{error}",
+            escape(influence.segment_id),
+            escape(f"{influence.title} by {influence.composer}"),
+            escape(influence.rightsholder),
+        )
+    return table
+
+
+def _tree(found: ScoreLineage) -> Tree:
+    tree = Tree(_label(found.tree), guide_style="dim")
+    _grow(tree, found.tree, found)
+    return tree
+
+
+def _grow(tree: Tree, node: Node, found: ScoreLineage) -> None:
+    for file in node.files:
+        tree.add(_file_line(file))
+    if node.ref.recipe.asset == "dataset/manifest":
+        for influence in found.influences:
+            tree.add(_audio_line(influence))
+    for source in node.inputs:
+        _grow(tree.add(_label(source)), source, found)
+
+
+def _label(node: Node) -> Text:
+    ref = node.ref
+    where = f" [cyan]\\[{escape(ref.recipe.partition)}][/cyan]" if ref.recipe.partition else ""
+    stale = "" if node.is_live else " [yellow]no longer the live one[/yellow]"
+    lines = [
+        f"[bold]{escape(ref.recipe.asset)}[/bold]{where} {short(ref.digest)}{stale}",
+        f"[dim]made {_moment(ref.created_at)} on {escape(ref.device)} in {_seconds(ref)}"
+        f" · code version {escape(ref.recipe.code_version)}{_run(ref)}[/dim]",
+    ]
+    lines += _settings_lines(node.settings)
+    if node.also_read:
+        lines.append(f"[dim]also from (further down) {escape(', '.join(node.also_read))}[/dim]")
+    return Text.from_markup("\n".join(lines))
+
+
+def _settings_lines(settings: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """The settings, a line for each section."""
+    sections: dict[str, list[str]] = {}
+    for key, value in settings:
+        section, _, name = key.rpartition(".")
+        sections.setdefault(section, []).append(f"{escape(name)} [bold]{escape(value)}[/bold]")
+    for section, said in sections.items():
+        title = f"[dim]{escape(section)}:[/dim] " if section else ""
+        yield title + ", ".join(said)
+
+
+def _file_line(file: File) -> Text:
+    return Text.from_markup(
+        f"[green]{escape(file.name)}[/green] {short(file.digest)} [dim]{escape(file.meaning)}[/dim]"
+    )
+
+
+def _audio_line(influence: Influence) -> Text:
+    match influence.is_kept:
+        case True:
+            kept = "[green]✓[/green] [dim]the recorded bytes[/dim]"
+        case False:
+            kept = "[red]not what the manifest recorded[/red]"
+        case _:
+            kept = ""
+    return Text.from_markup(
+        f"[green]{escape(influence.audio)}[/green] sha256 {influence.audio_sha256} {kept}\n"
+        f"[dim]holds {escape(influence.segment_id)} ({short(influence.segment_sha256)}), rank "
+        f"{influence.rank}[/dim]"
+    )
+
+
+def _moment(created_at: str) -> str:
+    return f"{datetime.fromisoformat(created_at):%Y-%m-%d %H:%M} UTC"
+
+
+def _seconds(ref: Ref) -> str:
+    return f"{ref.seconds:.1f} s"
+
+
+def _run(ref: Ref) -> str:
+    return f" · run {escape(ref.run_id[:8])}" if ref.run_id else ""
+
+
+def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """Each damaged file once, with what it spoils and what to do, in rich's markup."""
+    by_path: dict[str, list[Problem]] = {}
+    for problem in problems:
+        by_path.setdefault(problem.path, []).append(problem)
+    for path, spoilt in by_path.items():
+        yield f"[red]{spoilt[0].kind}[/red]  {escape(path)}"
+        for problem in spoilt:
+            if problem.asset:
+                where = (
+                    f" [cyan]\\[{escape(problem.partition)}][/cyan]" if problem.partition else ""
+                )
+                yield f"  spoils [bold]{escape(problem.asset)}[/bold]{where} {_entry(problem)}"
+        for remedy in dict.fromkeys(_remedy(problem) for problem in spoilt):
+            yield f"  [dim]what to do:[/dim] {escape(remedy)}"
+
+
+def _entry(problem: Problem) -> str:
+    return escape(problem.entry) if problem.entry else "[dim](its list of files)[/dim]"
+
+
+def _remedy(problem: Problem) -> str:
+    if not problem.asset:
+        return problem.detail
+    if problem.pinned_by:
+        names = ", ".join(problem.pinned_by)
+        return (
+            f"only the snapshot {names} needs it: put the file back from a backup, or give the "
+            f"snapshot up (tda snapshot remove {problem.pinned_by[0]})"
+        )
+    if problem.entry.startswith("inputs/"):
+        return "put the file back from a backup; nothing in the study makes it"
+    cohort = problem.partition.partition("|")[0]
+    option = f" --cohort {cohort}" if cohort else ""
+    again = f"tda materialize {problem.asset}{option}"
+    back = "or put the file back from a backup"
+    if problem.kind == "missing":
+        return f"{again}, {back}"
+    return f"delete the file, then {again}; {back}"
+
+
+def collection_table(plan: Plan) -> Table:
+    """What a collection would remove, per asset."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("asset")
+    for name in ("refs", "blobs", "MB"):
+        table.add_column(name, justify="right")
+    for asset, tally in plan.by_asset.items():
+        name = escape(asset) if asset != NOBODY else "[dim]uploads without a ref[/dim]"
+        table.add_row(name, str(tally.refs), str(tally.blobs), f"{tally.size_bytes / 1e6:.1f}")
+    table.add_row(
+        "[bold]together[/bold]",
+        str(len(plan.refs)),
+        str(len(plan.blobs)),
+        f"{plan.size_bytes / 1e6:.1f}",
+    )
+    return table
+
+
+def snapshot_table(snapshots: Iterable[Snapshot]) -> Table:
+    """Snapshots by age."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("snapshot")
+    table.add_column("taken")
+    table.add_column("artifacts", justify="right")
+    table.add_column("note", overflow="fold")
+    for snapshot in snapshots:
+        table.add_row(
+            f"[bold]{escape(snapshot.name)}[/bold]",
+            _moment(snapshot.created_at),
+            str(len(snapshot.pins)),
+            escape(snapshot.note),
+        )
+    return table
+
+
+def difference_view(found: Difference) -> Group:
+    """What changed between two states, and why."""
+    parts: list[RenderableType] = []
+    changed = found.changed
+    same = len(found.scores) - len(changed)
+    headline = (
+        f"[bold]{escape(found.before)} → {escape(found.after)}[/bold]  "
+        f"{len(changed)} of {len(found.scores)} attributions differ"
+        + (f", {same} are the same to the last bit" if same and changed else "")
+    )
+    parts.append(Text.from_markup(headline))
+    parts += [Text.from_markup(f"[yellow]{escape(note)}[/yellow]") for note in found.notes]
+    parts += [Text.from_markup(line) for line in _why(found)]
+    parts += [Text.from_markup(line) for line in _only(found)]
+    if changed:
+        parts += [Text(""), _scores_table(changed), Text(""), _shares_table(changed)]
+    return Group(*parts)
+
+
+def _why(found: Difference) -> Iterator[str]:
+    if not (found.causes or found.changed_tracks):
+        return
+    yield "\n[bold]why[/bold]"
+    for cause in found.causes:
+        yield f"  {escape(str(cause))}"
+    for change in found.changed_tracks[:_SHOWN_NAMES]:
+        yield f"  {escape(str(change))} [dim]({escape(change.title)})[/dim]"
+    if (more := len(found.changed_tracks) - _SHOWN_NAMES) > 0:
+        yield f"  [dim]and {more} more changes to tracks (--json has all)[/dim]"
+
+
+def _only(found: Difference) -> Iterator[str]:
+    sides: tuple[tuple[str, OneSided], ...] = (
+        ("tracks", found.tracks),
+        ("queries", found.queries),
+        ("methods", found.methods),
+    )
+    for what, sided in sides:
+        for name, members in ((found.before, sided.before), (found.after, sided.after)):
+            if members:
+                shown = ", ".join(members[:_SHOWN_NAMES])
+                more = len(members) - _SHOWN_NAMES
+                rest = f" and {more} more" if more > 0 else ""
+                yield f"{what} only in {escape(name)}: {escape(shown)}{rest}"
+
+
+def _scores_table(changes: list[ScoreChange]) -> Table:
+    table = Table(header_style="dim", title="scores", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("query")
+    table.add_column("method", overflow="fold")
+    table.add_column("rank\ncorrelation", justify="right")
+    table.add_column("segments\nin both", justify="right")
+    table.add_column("entered the top ten", overflow="fold")
+    table.add_column("left it", overflow="fold")
+    for change in changes:
+        moved = "" if not change.query_changed else "\n[yellow]its own audio changed[/yellow]"
+        table.add_row(
+            escape(change.query_id) + moved,
+            _method(change),
+            "–" if change.spearman is None else f"{change.spearman:.3f}",
+            _segments(change),
+            _places(change.entered, change),
+            _places(change.left, change),
+        )
+    return table
+
+
+def _method(change: ScoreChange) -> str:
+    if change.method_before == change.method_after:
+        return escape(change.label)
+    return escape(f"{change.label}\n{change.method_before} → {change.method_after}")
+
+
+def _segments(change: ScoreChange) -> str:
+    if change.segments == change.segments_before == change.segments_after:
+        return str(change.segments)
+    return f"{change.segments}\n[dim]of {change.segments_before} → {change.segments_after}[/dim]"
+
+
+def _places(places: Iterable[TrackPlace], change: ScoreChange) -> str:
+    titles = [place.title for place in (*change.entered, *change.left)]
+    lines = []
+    for place in places:
+        before, after = ("–" if p is None else str(p) for p in (place.before, place.after))
+        # Renditions of one piece share its title.
+        which = f" ({escape(place.track_id)})" if titles.count(place.title) > 1 else ""
+        lines.append(f"{escape(place.title)}{which} [dim]{before} → {after}[/dim]")
+    return "\n".join(lines)
+
+
+def _shares_table(changes: list[ScoreChange]) -> Table:
+    table = Table(
+        header_style="dim", title="shares of rightsholders", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("query")
+    table.add_column("method", overflow="fold")
+    table.add_column("rightsholder", overflow="fold")
+    for name in ("before", "after", "difference"):
+        table.add_column(name, justify="right")
+    for change in changes:
+        moved = [s for s in change.shares if abs(s.difference) >= _LEAST_SHARE]
+        for number, share in enumerate(moved[:_SHOWN_SHARES]):
+            table.add_row(
+                escape(change.query_id) if number == 0 else "",
+                escape(change.label) if number == 0 else "",
+                escape(share.rightsholder),
+                f"{share.before:.1%}",
+                f"{share.after:.1%}",
+                f"{100 * share.difference:+.1f} points",
+                end_section=number == min(len(moved), _SHOWN_SHARES) - 1,
+            )
+    return table
