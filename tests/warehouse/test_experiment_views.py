@@ -18,7 +18,7 @@ GROUPS = {"m1": "cross_attention", "m2": "transformer"}
 
 @pytest.fixture
 def studied(tables: Tables) -> Tables:
-    """The small warehouse as an experiment: two specs on three targets, one of them a version."""
+    """The small warehouse as a grid: two specs on three targets, one of them a version."""
     rng = np.random.default_rng(4)
     configs = [
         {
@@ -132,11 +132,17 @@ def test_the_recommended_spec_follows_its_rule(studied: Tables, tmp_path: Path, 
             values(studied, method_id, "heldout_loss_rise")[half].mean(),
         )
 
+    studied["dim_method"] = studied["dim_method"].with_columns(method=pl.lit("fim_unlearning"))
     (row,) = ask(tmp_path, studied, "select * from v_recommended_spec").to_dicts()
     assert row["method_id"] == min(GROUPS, key=lambda m: key(m, [0, 2]))
     order = sorted(GROUPS, key=lambda m: key(m, [1]))
     assert row["place_confirming"] == 1 + order.index(row["method_id"])
     assert row["specs"] == 2
+
+
+def test_nothing_is_recommended_among_several_methods(studied: Tables, tmp_path: Path) -> None:
+    studied["dim_method"] = studied["dim_method"].with_columns(method=pl.col("method_id"))
+    assert ask(tmp_path, studied, "select * from v_recommended_spec").is_empty()
 
 
 def track_ranks(tables: Tables, query_id: str, method_id: str) -> dict[str, int]:

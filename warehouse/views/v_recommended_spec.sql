@@ -1,7 +1,9 @@
--- The recommended spec of each experiment with targets. The rule, on the choosing half of them: the
--- lowest mean rank of a target under its own unlearning; where that is equal, the largest gap in
--- similarity between the most and the least attributed tracks; then the lowest rise of held-out
--- loss. place_confirming: its place among all specs by the same rule on the confirming half.
+-- The recommended spec of each experiment that is a grid: one method, training segments as targets.
+-- (Of several methods none is recommended by self-influence: a similarity finds itself by
+-- definition.) The rule, on the choosing half of the targets: the lowest mean rank of a target under
+-- its own unlearning; where that is equal, the largest gap in similarity between the most and the
+-- least attributed tracks; then the lowest rise of held-out loss. place_confirming: its place among
+-- all specs by the same rule on the confirming half.
 CREATE VIEW v_recommended_spec AS
 WITH placed AS (
     SELECT
@@ -19,5 +21,8 @@ WITH placed AS (
         count(*) OVER (PARTITION BY experiment) AS specs
     FROM v_experiment_spec
     WHERE self_rank_choosing IS NOT NULL
+        AND experiment IN (
+            SELECT experiment FROM v_experiment_spec GROUP BY ALL HAVING count(DISTINCT method) = 1
+        )
 )
 SELECT * FROM placed WHERE place_choosing = 1;
