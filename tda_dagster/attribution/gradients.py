@@ -1,5 +1,6 @@
 """Gradients of the denoising loss with respect to named weights, one per example or averaged."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,11 +33,11 @@ def per_example_gradients(
     weights = model.weights(names)
     gradient = grad(_loss_of_one(model))
     vectorised = vmap(gradient, in_dims=(None, 0, 0, 0, 0, 0, 0))
-    for rows in draw_rows(model, segments, plan, batch_size):
-        mask = rows.mask if mask_padding else torch.ones_like(rows.mask)
-        # vmap cannot go through the fused attention kernels.
-        with sdpa_kernel(SDPBackend.MATH):
-            gradients = vectorised(
+    # vmap cannot go through the fused attention kernels.
+    with _MATH_ATTENTION:
+        for rows in draw_rows(model, segments, plan, batch_size):
+            mask = rows.mask if mask_padding else torch.ones_like(rows.mask)
+            yield vectorised(
                 weights,
                 rows.latents,
                 rows.noise,
@@ -45,7 +46,30 @@ def per_example_gradients(
                 rows.conditioning.global_,
                 mask,
             )
-        yield gradients
+
+
+class _MathAttention:
+    """Attention without fused kernels, for as long as any thread is inside: the choice is the
+    process's, and a thread that leaves must not change the numbers of one that is still at work."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._chosen = sdpa_kernel(SDPBackend.MATH)
+                self._chosen.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._chosen.__exit__(None, None, None)
+
+
+_MATH_ATTENTION = _MathAttention()
 
 
 def mean_gradient(

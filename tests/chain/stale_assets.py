@@ -8,13 +8,13 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.loader import LoadingContextForTest
 
 from tda_dagster.definitions import defs
-from tda_dagster.partitions import register
+from tda_dagster.partitions import main_partitions
 from tda_dagster.workspace import Workspace
 
 
 def main() -> None:
     with dg.DagsterInstance.get() as instance:
-        (partition,) = register(instance, Workspace.find())
+        (partition,) = main_partitions(Workspace.find(), "reference")
         graph = defs.resolve_asset_graph()
         resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
         for key in sorted(defs.resolve_all_asset_keys(), key=lambda k: k.path):
