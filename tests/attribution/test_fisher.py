@@ -1,6 +1,7 @@
 """Fisher information against one backward pass per example."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tda_dagster.attribution.gradients import mean_gradient, per_example_gradien
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import ModelError, MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.opening import open_model
+from tda_dagster.materialization import PerThread
 
 Gradient = Callable[..., dict[str, Tensor]]
 
@@ -171,3 +174,20 @@ def test_measuring_leaves_the_attention_kernels_as_they_were(
     next(chunks)
     assert torch.backends.cuda.flash_sdp_enabled() == enabled
     chunks.close()  # type: ignore[attr-defined]
+
+
+def test_threads_at_work_side_by_side_change_no_byte(
+    spectral_folder: Path, segments: LatentSegments
+) -> None:
+    models = PerThread(lambda: open_model(spectral_folder))
+
+    def measure(_: int) -> FisherSum:
+        return estimate_fisher(models(), segments, NoisePlan(draws=3, seed=1), batch_size=2)
+
+    def together(workers: int) -> list[FisherSum]:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(measure, range(6)))
+
+    first, *others = together(1) + together(2)
+    for other in others:
+        assert all(torch.equal(first.sums[n], other.sums[n]) for n in first.sums)
