@@ -33,19 +33,24 @@ def per_example_gradients(
     weights = model.weights(names)
     gradient = grad(_loss_of_one(model))
     vectorised = vmap(gradient, in_dims=(None, 0, 0, 0, 0, 0, 0))
-    # vmap cannot go through the fused attention kernels.
-    with _MATH_ATTENTION:
-        for rows in draw_rows(model, segments, plan, batch_size):
-            mask = rows.mask if mask_padding else torch.ones_like(rows.mask)
-            yield vectorised(
+    waiting = draw_rows(model, segments, plan, batch_size)
+    while True:
+        # vmap cannot go through the fused attention kernels. Conditioning, which `draw_rows`
+        # computes, is inside too: it must not depend on what other threads do.
+        with _MATH_ATTENTION:
+            rows = next(waiting, None)
+            if rows is None:
+                return
+            gradients = vectorised(
                 weights,
                 rows.latents,
                 rows.noise,
                 rows.timesteps,
                 rows.conditioning.cross,
                 rows.conditioning.global_,
-                mask,
+                rows.mask if mask_padding else torch.ones_like(rows.mask),
             )
+        yield gradients
 
 
 class _MathAttention:
