@@ -16,9 +16,10 @@ from tda_dagster.attribution.methods import method_specs
 from tda_dagster.attribution.sweep import LOSS_SCHEMA
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
+from tda_dagster.history.content import lineage_tables
 from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
 from tda_dagster.partitions import Partition, experiment_partitions, stored_spec
-from tda_dagster.store import Artifact, Ref, canonical_json
+from tda_dagster.store import Artifact, canonical_json
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, content_digest
 from warehouse.tables import BY_NAME, empty, validate
@@ -56,7 +57,9 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
 def _lay_out(job: Job, artifact: Artifact) -> None:
     """Build the database file: the artifact's tables, and what the store knows of all runs."""
     tables = {name: pl.read_parquet(artifact.path(f"{name}.parquet")) for name in CONTENT}
-    build(job.workspace.database, tables | _lineage(job.workspace))
+    lineage = lineage_tables(job.workspace.store)
+    states = {"dim_asset_state": _asset_states(job.workspace)}
+    build(job.workspace.database, tables | lineage | states)
 
 
 @study_asset(
@@ -212,50 +215,6 @@ def _share_rule(threshold: float) -> pl.DataFrame:
     normal = NormalDist()
     excess = normal.pdf(threshold) - threshold * (1 - normal.cdf(threshold))
     return pl.DataFrame({"threshold_z": [threshold], "null_excess": [excess]})
-
-
-def _lineage(workspace: Workspace) -> dict[str, pl.DataFrame]:
-    """Artifacts, their inputs, and what the present settings ask for."""
-    refs = [r for r in workspace.store.refs() if not r.recipe.asset.endswith("/shard")]
-    live = {ref.recipe.key for ref in workspace.store.heads()}
-    made_by: dict[str, Ref] = {}
-    for ref in sorted(refs, key=lambda r: (r.recipe.key not in live, r.created_at)):
-        made_by.setdefault(ref.digest, ref)
-    artifacts, edges = [], []
-    for ref in refs:
-        config = canonical_json(ref.recipe.config)
-        artifacts.append(
-            {
-                "recipe_key": ref.recipe.key,
-                "artifact_digest": ref.digest,
-                "asset": ref.recipe.asset,
-                "partition": ref.recipe.partition,
-                "code_version": ref.recipe.code_version,
-                "config": config.decode(),
-                "config_digest": hashlib.sha256(config).hexdigest(),
-                "size_bytes": ref.size_bytes,
-                "seconds": ref.seconds,
-                "device": ref.device,
-                "run_id": ref.run_id,
-                "created_at": ref.created_at,
-                "is_live": ref.recipe.key in live,
-            }
-        )
-        for name, digest in sorted(ref.recipe.inputs.items()):
-            source = made_by.get(digest)
-            edges.append(
-                {
-                    "recipe_key": ref.recipe.key,
-                    "input_name": name,
-                    "input_digest": digest,
-                    "input_recipe_key": source.recipe.key if source else None,
-                }
-            )
-    return {
-        "dim_artifact": pl.DataFrame(artifacts, schema=BY_NAME["dim_artifact"].schema),
-        "lineage_edge": pl.DataFrame(edges, schema=BY_NAME["lineage_edge"].schema),
-        "dim_asset_state": _asset_states(workspace),
-    }
 
 
 def _asset_states(workspace: Workspace) -> pl.DataFrame:

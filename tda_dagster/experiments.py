@@ -35,8 +35,9 @@ def run_experiment(workspace: Workspace, name: str, console: Console) -> None:
     from tda_dagster.execution import materialize  # imports the definitions, which import this
 
     def choose(partitions: Sequence[Partition]) -> Sequence[Partition]:
-        console.print(str(preflight(workspace, partitions)), highlight=False)
-        return unfinished(workspace, partitions)
+        found = preflight(workspace, partitions)
+        console.print(str(found), highlight=False)
+        return found.left
 
     partitions = experiment_partitions(workspace, name)
     materialize(workspace, partitions, names=None, console=console, choose=choose)
@@ -47,16 +48,18 @@ class Preflight:
     """What an experiment will cost on this machine."""
 
     partitions: int
-    cached: int
+    left: tuple[Partition, ...]
+    """Those that something is missing of, or stale."""
     unlearnings: int
     forwards: int
     seconds: float
 
     def __str__(self) -> str:
-        if self.partitions == self.cached:
+        if not self.left:
             return f"preflight  all {self.partitions} partitions are there already"
+        cached = self.partitions - len(self.left)
         return (
-            f"preflight  {self.partitions} partitions (cohort × method spec), {self.cached} of "
+            f"preflight  {self.partitions} partitions (cohort × method spec), {cached} of "
             f"them there already; to do: {self.unlearnings} unlearnings and "
             f"{self.forwards:,} forward passes, about {_duration(self.seconds)} on this machine"
         )
@@ -69,7 +72,7 @@ def _duration(seconds: float) -> str:
 def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Preflight:
     """Count what is left to do, and time a little of each kind of it. The shared part of the
     study must be there."""
-    left = unfinished(workspace, partitions)
+    left = _unfinished(workspace, partitions)
     segments = _segments(workspace)
     seen: set[str] = set()
     unlearnings = forwards = 0
@@ -92,14 +95,13 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
         generating += workspace.settings.fidelity.pieces
     per_forward, per_piece = _timings(workspace) if forwards else (0.0, 0.0)
     seconds = forwards * per_forward + generating * per_piece + len(left) * _PER_PARTITION_S
-    return Preflight(len(partitions), len(partitions) - len(left), unlearnings, forwards, seconds)
+    return Preflight(len(partitions), left, unlearnings, forwards, seconds)
 
 
-def unfinished(workspace: Workspace, partitions: Sequence[Partition]) -> list[Partition]:
-    """The partitions that something is missing of, or stale."""
+def _unfinished(workspace: Workspace, partitions: Sequence[Partition]) -> tuple[Partition, ...]:
     import assets  # noqa: F401  (declares them; assets import nothing of this module)
 
-    return [p for p in partitions if not _is_current(workspace, p)]
+    return tuple(p for p in partitions if not _is_current(workspace, p))
 
 
 def _is_current(workspace: Workspace, partition: Partition) -> bool:

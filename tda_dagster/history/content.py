@@ -14,7 +14,6 @@ import polars as pl
 from tda_dagster.history import HistoryError
 from tda_dagster.store import Ref, canonical_json
 from tda_dagster.store.collection import SHARD
-from tda_dagster.store.lineage import ancestry
 from tda_dagster.store.snapshots import StoreView
 from warehouse.build import BuildReport, build
 from warehouse.tables import BY_NAME, WarehouseError, validate
@@ -57,19 +56,24 @@ def content_tables(
 
 def lineage_tables(view: StoreView) -> dict[str, pl.DataFrame]:
     """`dim_artifact` and `lineage_edge` of all refs of the view but shards, which are resume
-    caches and nobody's input."""
+    caches and nobody's input. Of several refs that made an input, a live one is named, then the
+    oldest."""
     refs = [ref for ref in view.refs() if not ref.recipe.asset.endswith(SHARD)]
     live = {ref.recipe.key for ref in view.heads()}
-    artifacts = [_artifact_row(ref, is_live=ref.recipe.key in live) for ref in refs]
+    made_by: dict[str, Ref] = {}
+    for ref in sorted(refs, key=lambda r: (r.recipe.key not in live, r.created_at)):
+        made_by.setdefault(ref.digest, ref)
     edges = [
         {
-            "recipe_key": edge.ref.recipe.key,
-            "input_name": edge.name,
-            "input_digest": edge.ref.recipe.inputs[edge.name],
-            "input_recipe_key": edge.source.recipe.key if edge.source else None,
+            "recipe_key": ref.recipe.key,
+            "input_name": name,
+            "input_digest": digest,
+            "input_recipe_key": made_by[digest].recipe.key if digest in made_by else None,
         }
-        for edge in ancestry(refs, refs)
+        for ref in refs
+        for name, digest in sorted(ref.recipe.inputs.items())
     ]
+    artifacts = [_artifact_row(ref, is_live=ref.recipe.key in live) for ref in refs]
     return {
         "dim_artifact": pl.DataFrame(artifacts, schema=BY_NAME["dim_artifact"].schema),
         "lineage_edge": pl.DataFrame(edges, schema=BY_NAME["lineage_edge"].schema),
