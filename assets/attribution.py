@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from torch import Tensor
 
 from assets.base import read_losses
 from assets.cohort import query_latents
@@ -12,7 +13,7 @@ from assets.dataset import latent_shards
 from assets.material import StudyMaterial
 from assets.preview import histogram, table
 from assets.unlearned import query_losses
-from tda_dagster.attribution.methods import ScoringSpec, UnlearningSpec
+from tda_dagster.attribution.methods import JointScoringSpec, ScoringSpec, UnlearningSpec
 from tda_dagster.attribution.scoring import SCORE_SCHEMA, SCORERS, rank_scores
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.materialization import Job, Shard, Verdict, study_asset
@@ -68,6 +69,8 @@ def scores(job: Job, out: Path) -> None:
     method = job.method
     if isinstance(method, UnlearningSpec):
         found = _from_losses(job, method)
+    elif isinstance(method, JointScoringSpec):
+        found = _jointly(job, method)
     else:
         assert isinstance(method, ScoringSpec)
         found = _directly(job, method)
@@ -100,50 +103,65 @@ def _from_losses(job: Job, method: UnlearningSpec) -> Iterator[tuple[str, pl.Dat
 
 
 def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
-    material = StudyMaterial(job)
+    material, queries = StudyMaterial(job), _queries(job)
     source = job.inputs["dataset/latents"]
-    cohort = job.inputs["cohort/queries"]
-    queries = concatenate(
-        [LatentSegments.load(cohort.path(name)) for name in query_latents(cohort).values()]
-    )
     work = []
     for name in latent_shards(source, "train"):
 
         def produce(path: Path, name: str = name) -> None:
             segments = LatentSegments.load(source.path(name))
             found = method.score(material, queries, segments)
-            pl.DataFrame(
-                {
-                    "query_id": [q for q in queries.segment_ids for _ in segments.segment_ids],
-                    "segment_id": list(segments.segment_ids) * len(queries),
-                    "score": found.flatten().numpy(),
-                }
-            ).write_parquet(path)
+            _table(queries, segments, found).write_parquet(path)
 
         work.append(
             Shard(
                 f"{job.cohort}|{name.removesuffix('.safetensors')}",
-                inputs={
-                    "latents": source.files[name].digest,
-                    **{n: job.inputs[n].digest for n in _READ_BY_SCORING},
-                },
+                inputs={"latents": source.files[name].digest, **_read_by_scoring(job)},
                 config=method.model_dump(mode="json"),
                 file="scores.parquet",
                 produce=produce,
             )
         )
-    scores = pl.concat([pl.read_parquet(part) for part in job.shards(work)]).with_columns(
-        score_se=pl.lit(None, pl.Float64)
+    return _ranked(pl.concat([pl.read_parquet(part) for part in job.shards(work)]))
+
+
+def _jointly(job: Job, method: JointScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
+    material, queries = StudyMaterial(job), _queries(job)
+    return _ranked(_table(queries, material.train, method.score(material, queries)))
+
+
+def _queries(job: Job) -> LatentSegments:
+    cohort = job.inputs["cohort/queries"]
+    return concatenate(
+        [LatentSegments.load(cohort.path(name)) for name in query_latents(cohort).values()]
     )
-    for query_id in queries.segment_ids:
+
+
+def _table(queries: LatentSegments, segments: LatentSegments, scores: Tensor) -> pl.DataFrame:
+    """Scores [queries, segments] as rows."""
+    return pl.DataFrame(
+        {
+            "query_id": [q for q in queries.segment_ids for _ in segments.segment_ids],
+            "segment_id": list(segments.segment_ids) * len(queries),
+            "score": scores.flatten().numpy(),
+        }
+    )
+
+
+def _ranked(scores: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    scores = scores.with_columns(score_se=pl.lit(None, pl.Float64))
+    for query_id in scores["query_id"].unique(maintain_order=True):
         yield query_id, rank_scores(scores.filter(query_id=query_id).drop("query_id"))
 
 
-_READ_BY_SCORING = (
-    "dataset/latents",
-    "dataset/embeddings",
-    "cohort/queries",
-    "cohort/embeddings",
-    "base/checkpoint",
-    "base/fisher",
-)
+def _read_by_scoring(job: Job) -> dict[str, str]:
+    """The inputs that `StudyMaterial` opens, by digest."""
+    names = (
+        "dataset/latents",
+        "dataset/embeddings",
+        "cohort/queries",
+        "cohort/embeddings",
+        "base/checkpoint",
+        "base/fisher",
+    )
+    return {name: job.inputs[name].digest for name in names}

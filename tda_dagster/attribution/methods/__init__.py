@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from tda_dagster.attribution.methods.spec import (
+    JointScoringSpec,
     Material,
     MethodSpec,
     ScoringSpec,
@@ -25,6 +26,7 @@ from tda_dagster.settings import (
 
 __all__ = [
     "METHODS",
+    "JointScoringSpec",
     "Material",
     "MethodSpec",
     "ScoringSpec",

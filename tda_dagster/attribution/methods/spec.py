@@ -1,8 +1,9 @@
 """What an attribution method is: its settings, and how it scores.
 
-A method is a class whose fields are its settings. It is one of two kinds: `UnlearningSpec` makes
+A method is a class whose fields are its settings. It is one of three kinds: `UnlearningSpec` makes
 an unlearned checkpoint per query, and scores follow from a loss sweep; `ScoringSpec` scores
-segments directly. Everything else (shards, sweeps, tables) is the same for all methods.
+segments directly, one by one; `JointScoringSpec` scores them all at once. Everything else (shards,
+sweeps, tables) is the same for all methods.
 """
 
 import re
@@ -131,6 +132,16 @@ class ScoringSpec(MethodSpec):
         `segments` is any part of the training segments: what a segment is given must not depend on
         the others of its part.
         """
+
+
+class JointScoringSpec(MethodSpec):
+    """A method whose score of one segment depends on all the others: those that set segments off
+    against each other by the curvature that they make up together."""
+
+    @abstractmethod
+    def score(self, material: Material, queries: LatentSegments) -> torch.Tensor:
+        """Scores float64 [queries, training segments] on CPU, larger = more influential; segments
+        in the order of `material.train`."""
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
