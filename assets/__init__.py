@@ -9,6 +9,7 @@ from assets import (  # noqa: F401  (importing them declares them)
     attribution,
     base,
     cohort,
+    counterfactual,
     dataset,
     evaluation,
     fidelity,

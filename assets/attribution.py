@@ -8,14 +8,14 @@ import polars as pl
 from torch import Tensor
 
 from assets.base import read_losses
-from assets.cohort import query_latents
+from assets.cohort import load_queries
 from assets.dataset import latent_shards
 from assets.material import StudyMaterial
 from assets.preview import histogram, table
 from assets.unlearned import query_losses
 from tda_dagster.attribution.methods import JointScoringSpec, ScoringSpec, UnlearningSpec
 from tda_dagster.attribution.scoring import SCORE_SCHEMA, SCORERS, rank_scores
-from tda_dagster.diffusion.latents import LatentSegments, concatenate
+from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.materialization import Job, Shard, Verdict, study_asset
 from tda_dagster.store import Artifact
 
@@ -103,7 +103,7 @@ def _from_losses(job: Job, method: UnlearningSpec) -> Iterator[tuple[str, pl.Dat
 
 
 def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
-    material, queries = StudyMaterial(job), _queries(job)
+    material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
     source = job.inputs["dataset/latents"]
     work = []
     for name in latent_shards(source, "train"):
@@ -126,15 +126,8 @@ def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame
 
 
 def _jointly(job: Job, method: JointScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
-    material, queries = StudyMaterial(job), _queries(job)
+    material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
     return _ranked(_table(queries, material.train, method.score(material, queries)))
-
-
-def _queries(job: Job) -> LatentSegments:
-    cohort = job.inputs["cohort/queries"]
-    return concatenate(
-        [LatentSegments.load(cohort.path(name)) for name in query_latents(cohort).values()]
-    )
 
 
 def _table(queries: LatentSegments, segments: LatentSegments, scores: Tensor) -> pl.DataFrame:

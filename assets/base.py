@@ -29,6 +29,7 @@ from tda_dagster.diffusion.reference import (
 )
 from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
 from tda_dagster.report import figures
+from tda_dagster.settings import TrainingSettings
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
 
@@ -125,8 +126,7 @@ def checkpoint(job: Job, out: Path) -> None:
         return
     train = load_shards(job.inputs["dataset/latents"], "train")
     heldout = load_shards(job.inputs["dataset/latents"], "heldout")
-    options = settings.training.model_dump(exclude={"frames", "checkpoint_every"})
-    training = ReferenceTraining(**options)
+    training = reference_training(settings.training)
     pipeline = build_pipeline(
         open_autoencoder(job.folder(job.inputs["base/autoencoder"]) / "vae"),
         train.captions,
@@ -159,6 +159,11 @@ def checkpoint(job: Job, out: Path) -> None:
     save_pipeline(trainer.finish(), out / "pipeline")
     curve = [[p.step, p.train_loss, p.heldout_loss] for p in trainer.curve]
     (out / "curve.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
+
+
+def reference_training(settings: TrainingSettings) -> ReferenceTraining:
+    """The training run of a `model.training` section."""
+    return ReferenceTraining(**settings.model_dump(exclude={"frames", "checkpoint_every"}))
 
 
 def _chunk_ends(steps: int, every: int) -> list[int]:

@@ -14,7 +14,7 @@ from assets.base import base_model
 from assets.dataset import latent_shards
 from assets.preview import picture, table
 from tda_dagster.corpus import SegmentSpec, open_audio
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.embedding import Embedding, embed, open_embedders
 from tda_dagster.errors import TdaError
@@ -61,11 +61,11 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
     return {
         "queries": queries.height,
         "preview": table(shown.head(12)),
-        "spectrogram": picture(figures.spectrogram(_mono(audio), rate, title=first)),
+        "spectrogram": picture(figures.spectrogram(mono(audio), rate, title=first)),
     }
 
 
-def _mono(audio: np.ndarray) -> np.ndarray:
+def mono(audio: np.ndarray) -> np.ndarray:
     mixed: np.ndarray = audio if audio.ndim == 1 else audio.mean(axis=1)
     return mixed
 
@@ -92,7 +92,7 @@ def queries(job: Job, out: Path) -> None:
         query_id = f"{job.cohort}-{number:03d}"
         latents = _latents(job, model, query, query_id)
         latents.save(out / "latents" / f"{query_id}.safetensors")
-        audio = _audio(model, latents)
+        audio = query_audio(model, latents)
         file = out / "audio" / f"{query_id}.flac"
         soundfile.write(file, audio.T, model.sampling_rate, subtype="PCM_16")
         generated = query.kind == "generated"
@@ -135,10 +135,8 @@ def _queries(job: Job) -> tuple[Query, ...]:
     embedding = Embedding.load(source.path(f"{targets.embedding}.safetensors"))
     index = job.inputs["dataset/index"]
     tracks = pl.read_parquet(index.path("tracks.parquet"))
-    segments = pl.read_parquet(index.path("segments.parquet")).filter(split="train")
-    if targets.among == "versions":
-        segments = segments.join(_with_versions(tracks), on="track_id", how="semi")
-    ids = tuple(segments["segment_id"])
+    segments = pl.read_parquet(index.path("segments.parquet"))
+    ids = tuple(_ELIGIBLE[targets.among](tracks, segments)["segment_id"])
     if len(ids) < targets.count:
         raise QueryError(
             f"{job.workspace.cohort_file(job.cohort)}: targets.count: {targets.count} targets are "
@@ -150,10 +148,26 @@ def _queries(job: Job) -> tuple[Query, ...]:
     return tuple(Query(segment=segment) for segment in chosen)
 
 
-def _with_versions(tracks: pl.DataFrame) -> pl.DataFrame:
-    """The training tracks of which another rendition was trained on too."""
+def _trained(_tracks: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+    return segments.filter(split="train")
+
+
+def _with_versions(tracks: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+    """Training segments of tracks of which another rendition was trained on too."""
     train = tracks.filter(split="train").with_columns(excerpt=pl.coalesce("version_of", "track_id"))
-    return train.filter(pl.len().over("excerpt") > 1)
+    again = train.filter(pl.len().over("excerpt") > 1)
+    return segments.filter(split="train").join(again, on="track_id", how="semi")
+
+
+def _planted(tracks: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
+    """The first segments of held-out tracks of which another rendition was trained on."""
+    of = tracks.with_columns(excerpt=pl.coalesce("version_of", "track_id"))
+    planted = of.filter(split="heldout").join(of.filter(split="train"), on="excerpt", how="semi")
+    return segments.filter(segment_index=0).join(planted, on="track_id", how="semi")
+
+
+_ELIGIBLE = {"train": _trained, "versions": _with_versions, "planted": _planted}
+"""Which segments can be targets, by the name that `targets.among` gives them."""
 
 
 def _latents(job: Job, model: MusicModel, query: Query, query_id: str) -> LatentSegments:
@@ -250,7 +264,7 @@ def _query(
     )
 
 
-def _audio(model: MusicModel, query: LatentSegments) -> np.ndarray:
+def query_audio(model: MusicModel, query: LatentSegments) -> np.ndarray:
     """The query's valid part as audio [channels, samples], never clipped."""
     samples = int(query.valid_frames[0]) * model.hop_length
     audio: np.ndarray = model.decode(query.latents)[0, :, :samples].numpy()
@@ -262,6 +276,13 @@ def query_latents(artifact: Artifact) -> dict[str, str]:
     """Query id → name of its latents file in the artifact of `cohort/queries`, in order."""
     ids = pl.read_parquet(artifact.path("queries.parquet"))["query_id"]
     return {query_id: f"latents/{query_id}.safetensors" for query_id in ids}
+
+
+def load_queries(artifact: Artifact) -> LatentSegments:
+    """All queries of the artifact of `cohort/queries`, in order."""
+    return concatenate(
+        [LatentSegments.load(artifact.path(name)) for name in query_latents(artifact).values()]
+    )
 
 
 def _describe_embeddings(artifact: Artifact) -> dict[str, Any]:
@@ -284,7 +305,7 @@ def embeddings(job: Job, out: Path) -> None:
     for query_id in query_latents(source):
         flac = io.BytesIO(source.read_bytes(f"audio/{query_id}.flac"))
         audio, rate = soundfile.read(flac, dtype="float32")
-        pieces.append((query_id, _mono(audio)))
+        pieces.append((query_id, mono(audio)))
         rates.add(rate)
     (rate,) = rates
     for name, embedder in open_embedders(job.settings.embeddings.clap).items():

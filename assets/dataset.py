@@ -56,6 +56,7 @@ def manifest(job: Job, out: Path) -> None:
         render_reference_study(
             out,
             tracks=settings.reference.tracks,
+            planted=settings.reference.planted,
             seed=settings.reference.seed,
             sample_rate_hz=settings.reference.sample_rate_hz,
             progress=job.progress,

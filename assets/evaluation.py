@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -16,6 +17,14 @@ from assets.unlearned import QUERY_LOSSES, SUMMARY, query_losses, unlearning_spe
 from tda_dagster.attribution.similarity import cosine, standardised
 from tda_dagster.corpus import iter_segments
 from tda_dagster.diffusion.autoencoder import encode, open_autoencoder
+from tda_dagster.evaluation.datamodel import (
+    Array,
+    by_subset,
+    datamodelling_scores,
+    group_scores,
+    mean_datamodelling_score,
+    noise_ceiling,
+)
 from tda_dagster.evaluation.metrics import (
     EVALUATION_SCHEMA,
     gini,
@@ -213,3 +222,103 @@ def _forgetting(job: Job, segments: pl.DataFrame) -> Iterator[tuple[str, str, fl
             ids = segments.filter(split=split)["segment_id"]
             if len(ids):
                 yield query_id, f"{split}_loss_rise", loss_rise(base, after, ids), "lower", ""
+
+
+HALVES = {"choosing": 0, "confirming": 1}
+"""Every other query and subset: settings of methods are chosen on one half, and reported on the
+other."""
+
+
+@study_asset(
+    "evaluation/datamodel",
+    version="1",
+    inputs=["attribution/scores", "counterfactual/losses", "dataset/index"],
+    partitioned="cohort|method",
+    on_request=True,
+    describe=_describe_attribution,
+    kinds=["polars"],
+)
+def datamodel(job: Job, out: Path) -> None:
+    """The linear datamodelling score: how well the scores foretell each query's loss under models
+    that were trained on random subsets."""
+    truth = job.inputs["counterfactual/losses"]
+    losses = pl.read_parquet(truth.path("losses.parquet"))
+    queries = losses["query_id"].unique(maintain_order=True).to_list()
+    foretold = _foretold(job, queries, pl.read_parquet(truth.path("subsets.parquet")))
+    found = by_subset(losses, queries)
+    mean = found.mean(axis=0)
+
+    def figure(subject: str, metric: str, value: float, detail: str = "") -> dict[str, object]:
+        way = "higher" if metric == "lds" else "none"
+        method_id = job.method.method_id
+        return row(
+            "datamodel", subject, metric, value, method_id=method_id, direction=way, detail=detail
+        )
+
+    rows = [
+        figure(query, "lds", value)
+        for query, value in zip(queries, datamodelling_scores(foretold, mean), strict=True)
+    ]
+    parts = {"": (slice(None), slice(None))} | {
+        half: (slice(first, None, 2), slice(first, None, 2)) for half, first in HALVES.items()
+    }
+    for detail, part in parts.items():
+        interval = mean_datamodelling_score(foretold[part], mean[part])
+        rows += [
+            figure(job.cohort, "lds", interval.value, detail),
+            figure(job.cohort, "lds_low", interval.low, detail),
+            figure(job.cohort, "lds_high", interval.high, detail),
+        ]
+    if len(found) > 1:
+        rows.append(figure(job.cohort, "noise_ceiling", noise_ceiling(found)))
+    pl.DataFrame(rows, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
+
+
+def _foretold(job: Job, queries: list[str], subsets: pl.DataFrame) -> Array:
+    """What the scores foretell of each query and subset, [queries, subsets]."""
+    scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
+    segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
+    train = segments.filter(split="train").sort("segment_id")
+    wide = scores.pivot(on="query_id", index="segment_id", values="score").sort("segment_id")
+    kept = [
+        train["track_id"].is_in(part["track_id"].implode()).to_numpy()
+        for part in subsets.partition_by("subset", maintain_order=True)
+    ]
+    return group_scores(wide.select(queries).to_numpy().T, np.stack(kept))
+
+
+@study_asset(
+    "evaluation/removal",
+    version="1",
+    inputs=["counterfactual/removal"],
+    partitioned="cohort|method",
+    on_request=True,
+    describe=_describe_attribution,
+    kinds=["polars"],
+)
+def removal(job: Job, out: Path) -> None:
+    """How much a query's loss rose, and how its regenerated audio changed, when the tracks that
+    are most attributed to it were left out of training."""
+    source = job.inputs["counterfactual/removal"]
+    losses = pl.read_parquet(source.path("losses.parquet"))
+    rises = losses.group_by("query_id", maintain_order=True).agg(
+        (pl.col("loss") - pl.col("loss_base")).mean() / pl.col("loss_base").mean()
+    )
+    figures = [(query, "relative_loss_rise", rise, "higher", "") for query, rise in rises.rows()]
+    figures += [
+        (query, "regenerated_similarity", alike, "lower", embedding)
+        for query, embedding, alike in pl.read_parquet(source.path("sounds.parquet")).rows()
+    ]
+    metrics = [
+        row(
+            "removal",
+            subject,
+            metric,
+            value,
+            method_id=job.method.method_id,
+            direction=way,
+            detail=detail,
+        )
+        for subject, metric, value, way, detail in figures
+    ]
+    pl.DataFrame(metrics, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")

@@ -56,7 +56,8 @@ def materialize(
     console: Console,
     choose: Callable[[Sequence[Partition]], Sequence[Partition]] = lambda partitions: partitions,
 ) -> None:
-    """Materialise asset groups and assets by name (all: None) for some partitions.
+    """Materialise asset groups and assets by name for some partitions; None names all but those
+    that are made on request only.
 
     What all partitions share comes first, then each partition, then what gathers them; when the
     shared part is done, `choose` says which of the partitions are to be run. Raises the error of
@@ -84,7 +85,7 @@ def materialize(
 def _select(names: Sequence[str] | None) -> list[str]:
     """The assets that the names ask for, in the order of the data flow."""
     if names is None:
-        return list(STUDY_ASSETS)
+        return [name for name, declared in STUDY_ASSETS.items() if not declared.on_request]
     known = {name.split("/")[0] for name in STUDY_ASSETS} | set(STUDY_ASSETS)
     unknown = set(names) - known
     if unknown:

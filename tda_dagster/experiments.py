@@ -107,7 +107,7 @@ def _unfinished(workspace: Workspace, partitions: Sequence[Partition]) -> tuple[
 def _is_current(workspace: Workspace, partition: Partition) -> bool:
     """Whether all partitioned assets are live, made by the present code from what is live."""
     for declared in STUDY_ASSETS.values():
-        if declared.partitioned is None:
+        if declared.partitioned is None or declared.on_request:
             continue
         head = workspace.store.head(declared.name, declared.store_partition(partition))
         if head is None:

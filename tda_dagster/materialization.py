@@ -173,6 +173,9 @@ class StudyAsset:
     finish: Callable[[Job, Artifact], None] | None
     describe: Callable[[Artifact], Metadata]
     kinds: tuple[str, ...]
+    on_request: bool
+    """Whether it is materialised only when it is asked for by name: it costs far more than the
+    study itself."""
 
     def store_partition(self, partition: Partition | None) -> str:
         """The partition's name in the store."""
@@ -253,6 +256,7 @@ def study_asset(
     finish: Callable[[Job, Artifact], None] | None = None,
     describe: Callable[[Artifact], Metadata] = lambda artifact: {},
     kinds: Sequence[str] = (),
+    on_request: bool = False,
 ) -> Callable[[Produce], "StudyAsset"]:
     """Declare an asset around a function that writes its files into a folder.
 
@@ -277,6 +281,7 @@ def study_asset(
             finish=finish,
             describe=describe,
             kinds=tuple(kinds),
+            on_request=on_request,
         )
         STUDY_ASSETS[name] = declared
         return declared

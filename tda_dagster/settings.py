@@ -58,6 +58,9 @@ class ReferenceStudySettings(Section):
     """The embedded corpus, rendered on this machine."""
 
     tracks: PositiveInt | None = Field(None, description="render only so many tracks (all: null)")
+    planted: Annotated[int, Field(ge=0)] = Field(
+        0, description="hold so many excerpts out and train on a copy, version or mix of each"
+    )
     sample_rate_hz: PositiveInt = Field(22_050, description="sampling rate of the audio files, Hz")
     seed: int = Field(0, description="seed of the performances")
 
@@ -215,6 +218,20 @@ class ShareSettings(Section):
     )
 
 
+class CounterfactualSettings(Section):
+    """Ground truth by retraining: what the model would have been without some of its tracks."""
+
+    subsets: Annotated[int, Field(ge=2)] = Field(32, description="random subsets trained on")
+    fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="share of the training tracks that a subset keeps"
+    )
+    repeats: PositiveInt = Field(1, description="trainings per subset, each from another seed")
+    draws: PositiveInt = Field(32, description="draws of a query's loss under each training")
+    removed_tracks: PositiveInt = Field(8, description="most attributed tracks that are left out")
+    removal_queries: PositiveInt = Field(6, description="queries of a cohort that this is done for")
+    seed: int = Field(6, description="of the subsets and of the draws")
+
+
 class ReportSettings(Section):
     """The report page."""
 
@@ -255,6 +272,7 @@ class Settings(Section):
     generation: GenerationSettings = GenerationSettings()
     fidelity: FidelitySettings = FidelitySettings()
     shares: ShareSettings = ShareSettings()
+    counterfactual: CounterfactualSettings = CounterfactualSettings()
     report: ReportSettings = ReportSettings()
     experiments: dict[str, ExperimentSettings] = {}
 

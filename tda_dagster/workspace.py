@@ -56,13 +56,15 @@ class Query(Section):
 
 
 class Targets(Section):
-    """Training segments as queries, for self-influence: the members nearest to the centres of
-    k-means over an audio embedding of them."""
+    """Segments of the dataset as queries, as for self-influence: the members nearest to the
+    centres of k-means over an audio embedding of them."""
 
     count: Annotated[int, Field(gt=0)] = 40
     embedding: str = "timbre"
-    among: Literal["train", "versions"] = Field(
-        "train", description="all training segments, or those with another rendition in training"
+    among: Literal["train", "versions", "planted"] = Field(
+        "train",
+        description="all training segments, those with another rendition in training, or held-out "
+        "ones with a rendition in training",
     )
     seed: int = 0
 

@@ -1,6 +1,6 @@
 """Rendering the study: plan, one job a work, audio files, manifest."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ from tda_dagster.corpus.reference.catalogue import (
 from tda_dagster.corpus.reference.chance import generator_for
 from tda_dagster.corpus.reference.excerpts import Excerpt, cut_excerpts
 from tda_dagster.corpus.reference.keys import transpose_key
+from tda_dagster.corpus.reference.planting import Planted, choose_planted, plant, rendition
 from tda_dagster.corpus.reference.scores import read_score
 from tda_dagster.corpus.reference.synthesis import synthesise, write_flac
 
@@ -65,6 +66,7 @@ def render_reference_study(
     out_dir: Path,
     *,
     tracks: int | None = None,
+    planted: int = 0,
     seed: int,
     sample_rate_hz: int = 22050,
     workers: int = 2,
@@ -74,16 +76,20 @@ def render_reference_study(
 
     Writes `audio/<track_id>.flac` (16-bit mono) and `manifest.parquet`, whose `audio` column is
     relative to the manifest. `tracks` renders a smaller study, spread over the collections and
-    with its share of versions; each of its files is the same as in the whole study. `progress` is
-    told tracks done and tracks in all. The same arguments give the same bytes, for any `workers`.
-    Every file is rendered anew, so that none can be left over from another seed or rate; the
-    manifest is written last. Raises ScoreError when the installed music21 lacks a score.
+    with its share of versions; each of its files is the same as in the whole study. `planted` holds
+    that many excerpts out and adds a track made from each (`planting`): the manifest then has a
+    `split`. `progress` is told tracks done and tracks in all. The same arguments give the same
+    bytes, for any `workers`. Every file is rendered anew, so that none can be left over from
+    another seed or rate; the manifest is written last. Raises ScoreError when the installed
+    music21 lacks a score.
     """
     audio_dir = out_dir / "audio"
     audio_dir.mkdir(parents=True, exist_ok=True)
     manifest = out_dir / "manifest.parquet"
     manifest.unlink(missing_ok=True)
     plan = plan_study(load_catalogue().works, tracks)
+    plants = choose_planted(plan, planted) if planted else []
+    plan += [again for p in plants if (again := rendition(p)) is not None]
     by_work: dict[str, list[PlannedTrack]] = {}
     for track in plan:
         by_work.setdefault(track.work.id, []).append(track)
@@ -91,26 +97,44 @@ def render_reference_study(
         Job(planned[0].work, tuple(planned), audio_dir, seed, sample_rate_hz)
         for planned in by_work.values()
     ]
-    rows: list[dict[str, Any]] = []
-    for rendered in _run(jobs, workers):
-        rows.extend(rendered)
+    rows: dict[PlannedTrack, dict[str, Any]] = {}
+    for job, rendered in _run(jobs, workers):
+        rows.update(zip(job.tracks, rendered, strict=True))
         if progress is not None:
             progress(len(rows), len(plan))
+    schema = MANIFEST_SCHEMA
+    if plants:  # as soon as a track has a split, the manifest decides on all
+        schema = {**schema, "split": pl.String}
+    table = [*rows.values(), *_planted(rows, plants, out_dir)]
     partial = manifest.with_suffix(".partial")
-    pl.DataFrame(rows, schema=MANIFEST_SCHEMA).sort("track_id").write_parquet(
-        partial, compression="zstd"
-    )
+    pl.DataFrame(table, schema=schema).sort("track_id").write_parquet(partial, compression="zstd")
     return partial.replace(manifest)
 
 
-def _run(jobs: list[Job], workers: int) -> Iterator[list[dict[str, Any]]]:
+def _planted(
+    rows: Mapping[PlannedTrack, dict[str, Any]], plants: Sequence[Planted], folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Hold the planted excerpts out and train on their renditions; yields the rows of their copies
+    and mixes."""
+    for planted in plants:
+        excerpt = rows[planted.excerpt]
+        excerpt["split"] = "heldout"
+        again = rendition(planted)
+        if again is None:
+            yield plant(planted, excerpt, rows[planted.host], folder)
+        else:
+            rows[again]["split"] = "train"
+
+
+def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
     if workers <= 1:
-        yield from map(render_work, jobs)
+        yield from ((job, render_work(job)) for job in jobs)
         return
     # spawn: forking a process that already runs threads (polars, torch) can hang it
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(render_work, job) for job in jobs]):
-            yield future.result()
+        jobs_of = {pool.submit(render_work, job): job for job in jobs}
+        for future in as_completed(jobs_of):
+            yield jobs_of[future], future.result()
 
 
 def render_work(job: Job) -> list[dict[str, Any]]:

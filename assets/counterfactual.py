@@ -1,0 +1,289 @@
+"""Counterfactual: what the model would have been without some of its tracks, by retraining."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from assets.base import base_model, load_shards, reference_training
+from assets.cohort import load_queries, mono, query_audio
+from assets.material import read_embedding
+from assets.preview import table
+from tda_dagster.attribution.similarity import cosine, standardised
+from tda_dagster.attribution.sweep import sweep
+from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.retraining import Retrainer
+from tda_dagster.embedding import embed, open_embedders
+from tda_dagster.errors import TdaError
+from tda_dagster.evaluation.counterfactual import most_attributed, random_subsets
+from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
+from tda_dagster.store import Artifact, canonical_json, digest_of
+
+
+class Retraining:
+    """The trainings of a job on parts of the dataset: kept in the store one by one, side by side
+    on threads, and never done twice."""
+
+    def __init__(self, job: Job) -> None:
+        if job.settings.model.pipeline is not None:
+            raise TdaError(
+                "model.pipeline: ground truth needs the training of the model, and how this one "
+                "was trained is unknown; set model.pipeline to null for the reference model"
+            )
+        self._job = job
+        self._train = load_shards(job.inputs["dataset/latents"], "train")
+        segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
+        of_segment = dict(segments.select("segment_id", "track_id").iter_rows())
+        self._tracks = [of_segment[segment] for segment in self._train.segment_ids]
+        autoencoder = job.folder(job.inputs["base/autoencoder"]) / "vae"
+        self._retrainers = PerThread(
+            lambda: Retrainer(
+                autoencoder,
+                self._train,
+                reference_training(job.settings.model.training),
+                job.settings.counterfactual.repeats,
+            )
+        )
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """The training tracks, sorted."""
+        return tuple(sorted(set(self._tracks)))
+
+    def weights(self, kept: Sequence[tuple[Sequence[str], int]]) -> list[Path]:
+        """For every (tracks, repeat) the file of the weights of a model trained on them."""
+        return self._job.shards([self._shard(tracks, repeat) for tracks, repeat in kept])
+
+    @property
+    def retrainer(self) -> Retrainer:
+        """This thread's own, to open weights with."""
+        return self._retrainers()
+
+    def _shard(self, tracks: Sequence[str], repeat: int) -> Shard:
+        chosen = set(tracks)
+        rows = [row for row, track in enumerate(self._tracks) if track in chosen]
+        training = self._job.settings.model.training.model_dump(
+            mode="json", exclude={"checkpoint_every"}
+        )
+        digest = digest_of(canonical_json(sorted(chosen)))
+
+        def train(path: Path) -> None:
+            save_file(self._retrainers().train(rows, repeat), path)
+
+        return Shard(
+            f"{digest[:16]}-{repeat}",
+            inputs={
+                name: self._job.inputs[name].digest
+                for name in ("dataset/latents", "dataset/index", "base/autoencoder")
+            },
+            config={"training": training, "tracks": digest, "repeat": repeat},
+            file="weights.safetensors",
+            produce=train,
+        )
+
+
+def ground_truth_plan(settings: Any) -> NoisePlan:
+    """The draws under which a query's loss is compared between counterfactual models: none that a
+    method has seen."""
+    return NoisePlan(draws=settings.draws, seed=settings.seed)
+
+
+def _describe_losses(artifact: Artifact) -> dict[str, Any]:
+    losses = pl.read_parquet(artifact.path("losses.parquet"))
+    means = losses.group_by("query_id", "subset").agg(pl.col("loss").mean())
+    return {
+        "subsets": losses["subset"].n_unique(),
+        "trainings per subset": losses["repeat"].n_unique(),
+        "queries": table(
+            means.group_by("query_id")
+            .agg(mean=pl.col("loss").mean(), deviation=pl.col("loss").std())
+            .sort("query_id")
+        ),
+    }
+
+
+def _complete(job: Job, artifact: Artifact) -> Verdict:
+    """Every query has a finite loss under every training and draw."""
+    losses = pl.read_parquet(artifact.path("losses.parquet"))
+    settings = job.settings.counterfactual
+    queries = len(load_queries(job.inputs["cohort/queries"]))
+    wanted = settings.subsets * settings.repeats * queries * settings.draws
+    finite = bool(losses["loss"].is_finite().all())
+    detail = f"{losses.height} of {wanted} losses, {'all' if finite else 'not all'} finite"
+    return Verdict(finite and losses.height == wanted, detail)
+
+
+@study_asset(
+    "counterfactual/losses",
+    version="1",
+    inputs=["dataset/latents", "dataset/index", "base/autoencoder", "cohort/queries"],
+    settings=["counterfactual", "model.pipeline", "model.training"],
+    partitioned="cohort",
+    on_request=True,
+    checks={"complete": _complete},
+    describe=_describe_losses,
+    kinds=["pytorch", "parquet"],
+)
+def losses(job: Job, out: Path) -> None:
+    """Every query's loss under models that were trained on random parts of the tracks."""
+    settings = job.settings.counterfactual
+    retraining = Retraining(job)
+    subsets = random_subsets(retraining.tracks, settings.subsets, settings.fraction, settings.seed)
+    # All subsets once before any of them twice: a beginning of the list is a smaller ground truth.
+    wanted = [
+        (number, repeat) for repeat in range(settings.repeats) for number in range(len(subsets))
+    ]
+    weights = retraining.weights([(subsets[number], repeat) for number, repeat in wanted])
+    queries = load_queries(job.inputs["cohort/queries"])
+    plan = ground_truth_plan(settings)
+    frames = []
+    for (number, repeat), path in zip(wanted, weights, strict=True):
+        model = retraining.retrainer.model(load_file(path))
+        frames.append(
+            sweep(model, queries, plan).select(
+                pl.lit(number).alias("subset"),
+                pl.lit(repeat).alias("repeat"),
+                pl.col("segment_id").alias("query_id"),
+                "draw",
+                "timestep",
+                "loss",
+            )
+        )
+    pl.concat(frames).write_parquet(out / "losses.parquet")
+    _membership(subsets).write_parquet(out / "subsets.parquet")
+
+
+def _membership(subsets: Sequence[Sequence[str]]) -> pl.DataFrame:
+    """One row per subset and track it keeps."""
+    return pl.DataFrame(
+        {
+            "subset": [number for number, subset in enumerate(subsets) for _ in subset],
+            "track_id": [track for subset in subsets for track in subset],
+        }
+    )
+
+
+def _removed(job: Job, queries: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The tracks that are left out for each query, most attributed first."""
+    scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
+    segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
+    count = job.settings.counterfactual.removed_tracks
+    return {
+        query: most_attributed(scores.filter(query_id=query), segments, count) for query in queries
+    }
+
+
+def _describe_removal(artifact: Artifact) -> dict[str, Any]:
+    losses = pl.read_parquet(artifact.path("losses.parquet"))
+    rise = losses.group_by("query_id", maintain_order=True).agg(
+        rise=(pl.col("loss") - pl.col("loss_base")).mean()
+    )
+    sounds = pl.read_parquet(artifact.path("sounds.parquet"))
+    return {
+        "mean rise of the query's loss": round(float(rise["rise"].mean()), 5),  # type: ignore[arg-type]
+        "queries": table(rise),
+        "regenerated": table(sounds.group_by("embedding").agg(pl.col("similarity").mean())),
+    }
+
+
+@study_asset(
+    "counterfactual/removal",
+    version="1",
+    inputs=[
+        "dataset/latents",
+        "dataset/index",
+        "dataset/embeddings",
+        "base/autoencoder",
+        "base/checkpoint",
+        "cohort/queries",
+        "cohort/embeddings",
+        "attribution/scores",
+    ],
+    settings=["counterfactual", "model.pipeline", "model.training", "embeddings"],
+    partitioned="cohort|method",
+    on_request=True,
+    describe=_describe_removal,
+    kinds=["pytorch", "parquet"],
+)
+def removal(job: Job, out: Path) -> None:
+    """What becomes of a query when the tracks that a method holds most responsible for it are left
+    out of training: its loss, and how alike the piece of the same prompt and seed sounds then.
+
+    Every query is retrained for on its own, and every method removes the same number of tracks.
+    """
+    settings = job.settings.counterfactual
+    retraining = Retraining(job)
+    cohort = job.inputs["cohort/queries"]
+    chosen = load_queries(cohort)
+    chosen = chosen.take(range(min(settings.removal_queries, len(chosen))))
+    removed = _removed(job, chosen.segment_ids)
+    weights = retraining.weights(
+        [(sorted(set(retraining.tracks) - set(removed[query])), 0) for query in chosen.segment_ids]
+    )
+    plan = ground_truth_plan(settings)
+    declared = pl.read_parquet(cohort.path("queries.parquet"))
+    losses, pieces = [], []
+    for number, path in enumerate(weights):
+        model = retraining.retrainer.model(load_file(path))
+        query, row = chosen.take([number]), declared.row(number, named=True)
+        losses.append(sweep(model, query, plan))
+        if row["seed"] is not None:
+            pieces.append((row["query_id"], mono(_generated_again(model, query, row).T)))
+    base = sweep(base_model(job), chosen, plan).rename({"loss": "loss_base"})
+    pl.concat(losses).join(
+        base.select("segment_id", "draw", "loss_base"), on=["segment_id", "draw"]
+    ).rename({"segment_id": "query_id"}).drop("loss_valid").write_parquet(out / "losses.parquet")
+    _likeness(job, pieces, model.sampling_rate).write_parquet(out / "sounds.parquet")
+    pl.DataFrame(
+        [
+            {"query_id": query, "place": place, "track_id": track}
+            for query, tracks in removed.items()
+            for place, track in enumerate(tracks, start=1)
+        ]
+    ).write_parquet(out / "removed.parquet")
+
+
+def _generated_again(model: MusicModel, query: LatentSegments, row: dict[str, Any]) -> np.ndarray:
+    """Audio [channels, samples] of a generated query's prompt and seed under another model."""
+    latents = model.generate(
+        row["prompt"],
+        negative_prompt=row["negative_prompt"],
+        seed=row["seed"],
+        seconds=row["seconds"],
+        steps=row["inference_steps"],
+        guidance_scale=row["guidance_scale"],
+    )
+    return query_audio(model, replace(query, latents=latents.unsqueeze(0)))
+
+
+_COMPARED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "timbre": standardised,
+    # Note by note: what is generated from the same noise keeps its time and key where nothing has
+    # changed.
+    "melody": lambda vectors, _train: vectors.flatten(1),
+}
+"""Embeddings by which a piece is compared with what it was, and what of them is compared."""
+
+
+def _likeness(job: Job, pieces: Sequence[tuple[str, np.ndarray]], rate: int) -> pl.DataFrame:
+    """How alike pieces sound to the queries of the same ids: cosines, by embedding."""
+    schema = {"query_id": pl.String, "embedding": pl.String, "similarity": pl.Float64}
+    if not pieces:
+        return pl.DataFrame(schema=schema)
+    embedders = open_embedders(job.settings.embeddings.clap)
+    ids = [query for query, _ in pieces]
+    rows = []
+    for name, prepared in _COMPARED.items():
+        train = read_embedding(job.inputs["dataset/embeddings"], name).vectors
+        before = read_embedding(job.inputs["cohort/embeddings"], name).of(ids)
+        after = embed(embedders[name], pieces, rate).of(ids)
+        alike = cosine(prepared(after, train), prepared(before, train)).diagonal()
+        rows += [(query, name, value) for query, value in zip(ids, alike.tolist(), strict=True)]
+    return pl.DataFrame(rows, schema=schema, orient="row")

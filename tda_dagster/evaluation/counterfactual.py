@@ -1,0 +1,44 @@
+"""Which tracks a counterfactual training is without.
+
+What belongs here: the choice of subsets and of removed tracks. How scores are held against what
+came of it is in `datamodel`.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+import torch
+
+from tda_dagster.diffusion.noise import keyed_generator
+
+
+def random_subsets(
+    track_ids: Sequence[str], count: int, fraction: float, seed: int
+) -> list[tuple[str, ...]]:
+    """`count` random subsets of the tracks, each of round(`fraction` · n) tracks, sorted.
+
+    Tracks leave whole, with all their segments: neighbours in a recording stand in for each other,
+    and it is tracks that somebody owns. The i-th subset depends on (seed, i) and the ids alone.
+    """
+    ids = sorted(track_ids)
+    kept = round(fraction * len(ids))
+    subsets = []
+    for index in range(count):
+        order = torch.randperm(len(ids), generator=keyed_generator(seed, "subset", str(index)))
+        subsets.append(tuple(sorted(ids[place] for place in order[:kept].tolist())))
+    return subsets
+
+
+def most_attributed(scores: pl.DataFrame, segments: pl.DataFrame, k: int) -> tuple[str, ...]:
+    """The `k` tracks whose segments' scores sum to the most, best first, ties by track id.
+
+    `scores` has `segment_id` and `score` of one query, `segments` `segment_id` and `track_id`.
+    """
+    tracks = (
+        scores.join(segments.select("segment_id", "track_id"), on="segment_id")
+        .sort("segment_id")
+        .group_by("track_id")
+        .agg(pl.col("score").sum())
+        .sort(["score", "track_id"], descending=[True, False])
+    )
+    return tuple(tracks["track_id"].head(k))
