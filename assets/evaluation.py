@@ -290,7 +290,7 @@ def _foretold(job: Job, queries: list[str], subsets: pl.DataFrame) -> Array:
 @study_asset(
     "evaluation/removal",
     version="1",
-    inputs=["counterfactual/removal"],
+    inputs=["counterfactual/removal", "attribution/scores"],
     partitioned="cohort|method",
     on_request=True,
     describe=_describe_attribution,

@@ -72,6 +72,8 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
         "attribution/scores",
         "evaluation/attribution",
         "evaluation/generations",
+        "evaluation/datamodel",
+        "evaluation/removal",
     ],
     settings=["shares"],
     fingerprint=_experiments,
@@ -134,6 +136,8 @@ _FILES = {
     "attribution/scores": "scores.parquet",
     "evaluation/generations": "metrics.parquet",
     "evaluation/attribution": "metrics.parquet",
+    "evaluation/datamodel": "metrics.parquet",
+    "evaluation/removal": "metrics.parquet",
 }
 
 
@@ -195,10 +199,26 @@ def _evaluations(job: Job, partitions: set[str]) -> pl.DataFrame:
     frames = [
         _gather(job, "evaluation/attribution", partitions),
         _gather(job, "evaluation/generations", partitions),
+        *(
+            _gather(job, asset, _of_these_scores(job, asset, partitions))
+            for asset in ("evaluation/datamodel", "evaluation/removal")
+        ),
         pl.read_parquet(job.inputs["evaluation/reconstruction"].path("metrics.parquet")),
         _training_curve(job.inputs["base/checkpoint"]),
     ]
     return pl.concat([f for f in frames if f.width])
+
+
+def _of_these_scores(job: Job, asset: str, partitions: set[str]) -> set[str]:
+    """The partitions of an asset made on request that are about the live scores: nothing brings
+    the others up to date until they are asked for again."""
+    current = set()
+    for partition in partitions:
+        ref = job.store.head(asset, partition)
+        scores = job.inputs[f"attribution/scores[{partition}]"].digest
+        if ref is not None and ref.recipe.inputs["attribution/scores"] == scores:
+            current.add(partition)
+    return current
 
 
 def _training_curve(checkpoint: Artifact) -> pl.DataFrame:

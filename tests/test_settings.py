@@ -35,7 +35,7 @@ def test_the_shipped_experiments_name_cohorts_and_methods_that_exist() -> None:
     ("sections", "told"),
     [
         ({"noise": {"drawz": 1}}, r"noise\.drawz: unknown key; known here: draws, mode"),
-        ({"nois": {}}, r"nois: unknown key; known here: compute, dataset"),
+        ({"nois": {}}, r"nois: unknown key; known here: compute, counterfactual, dataset"),
         ({"model": {"training": {"steps": 0}}}, r"model\.training\.steps: .*greater than 0"),
         ({"noise": {"mode": "loud"}}, r"noise\.mode: .*'shared' or 'per_segment'"),
         ({"noise": {"timestep_min": 0.9, "timestep_max": 0.1}}, r"timestep_min must be below"),
