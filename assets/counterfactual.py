@@ -1,6 +1,6 @@
 """Counterfactual: what the model would have been without some of its tracks, by retraining."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,34 @@ from tda_dagster.diffusion.retraining import Retrainer
 from tda_dagster.embedding import embed, open_embedders
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.counterfactual import most_attributed, random_subsets
+from tda_dagster.evaluation.ground_truth import (
+    REMOVAL_TABLES,
+    GroundTruth,
+    about,
+    removed_digest,
+    shipped,
+    shipped_digest,
+)
 from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
 from tda_dagster.store import Artifact, canonical_json, digest_of
+from tda_dagster.workspace import Workspace
+
+
+def _shipped(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    """The package's ground truth, which the store does not hold."""
+    return {"ground truth": shipped_digest()} if settings.counterfactual.stored else {}
+
+
+def _stored(job: Job) -> GroundTruth | None:
+    """The package's ground truth, where it is wanted and fits this study."""
+    found = shipped() if job.settings.counterfactual.stored else None
+    if found is None:
+        return None
+    tracks = pl.read_parquet(job.inputs["dataset/index"].path("tracks.parquet"))
+    queries = job.inputs["cohort/queries"]
+    declared = pl.read_parquet(queries.path("queries.parquet"))
+    fits = found.fits(about(job.settings, tracks, declared), load_queries(queries))
+    return found if fits else None
 
 
 class Retraining:
@@ -56,6 +82,11 @@ class Retraining:
     def tracks(self) -> tuple[str, ...]:
         """The training tracks, sorted."""
         return tuple(sorted(set(self._tracks)))
+
+    def subsets(self) -> list[tuple[str, ...]]:
+        """The random subsets of the tracks."""
+        settings = self._job.settings.counterfactual
+        return random_subsets(self.tracks, settings.subsets, settings.fraction, settings.seed)
 
     def weights(self, kept: Sequence[tuple[Sequence[str], int]]) -> list[Path]:
         """For every (tracks, repeat) the file of the weights of a model trained on them."""
@@ -120,6 +151,38 @@ def _complete(job: Job, artifact: Artifact) -> Verdict:
     return Verdict(finite and losses.height == wanted, detail)
 
 
+REPRODUCED = 0.25
+"""How far the loss under a training that is done again may be from the stored one, in standard
+deviations over subsets: on the same kind of processor it is the same number, on another one 1200
+steps of other rounding lie between them."""
+
+
+def _reproducible(job: Job, artifact: Artifact) -> Verdict:
+    """Training on one subset again gives the losses that are stored."""
+    table = pl.read_parquet(artifact.path("losses.parquet"))
+    retraining = Retraining(job)
+    (weights,) = retraining.weights([(retraining.subsets()[0], 0)])
+    model = retraining.retrainer.model(load_file(weights))
+    plan = ground_truth_plan(job.settings.counterfactual)
+    again = _mean_losses(
+        sweep(model, load_queries(job.inputs["cohort/queries"]), plan).rename(
+            {"segment_id": "query_id"}
+        )
+    )
+    means = table.group_by("query_id", "subset", "repeat").agg(pl.col("loss").mean())
+    spread = means.group_by("query_id").agg(spread=pl.col("loss").std())
+    stored = _mean_losses(table.filter(subset=0, repeat=0))
+    compared = again.join(stored, on="query_id", suffix="_stored").join(spread, on="query_id")
+    apart = (compared["loss"] - compared["loss_stored"]).abs() / compared["spread"]
+    worst = float(apart.max())  # type: ignore[arg-type]
+    detail = f"{compared.height} queries, at most {worst:.1e} deviations over subsets apart"
+    return Verdict(compared.height == stored.height and worst < REPRODUCED, detail)
+
+
+def _mean_losses(losses: pl.DataFrame) -> pl.DataFrame:
+    return losses.group_by("query_id").agg(pl.col("loss").mean())
+
+
 @study_asset(
     "counterfactual/losses",
     version="1",
@@ -127,15 +190,21 @@ def _complete(job: Job, artifact: Artifact) -> Verdict:
     settings=["counterfactual", "model.pipeline", "model.training"],
     partitioned="cohort",
     on_request=True,
-    checks={"complete": _complete},
+    fingerprint=_shipped,
+    checks={"complete": _complete, "reproducible": _reproducible},
     describe=_describe_losses,
     kinds=["pytorch", "parquet"],
 )
 def losses(job: Job, out: Path) -> None:
     """Every query's loss under models that were trained on random parts of the tracks."""
     settings = job.settings.counterfactual
+    stored = _stored(job)
+    if stored is not None:
+        for name in ("losses", "subsets"):
+            stored.tables[name].write_parquet(out / f"{name}.parquet")
+        return
     retraining = Retraining(job)
-    subsets = random_subsets(retraining.tracks, settings.subsets, settings.fraction, settings.seed)
+    subsets = retraining.subsets()
     # All subsets once before any of them twice: a beginning of the list is a smaller ground truth.
     wanted = [
         (number, repeat) for repeat in range(settings.repeats) for number in range(len(subsets))
@@ -209,6 +278,7 @@ def _describe_removal(artifact: Artifact) -> dict[str, Any]:
     settings=["counterfactual", "model.pipeline", "model.training", "embeddings"],
     partitioned="cohort|method",
     on_request=True,
+    fingerprint=_shipped,
     describe=_describe_removal,
     kinds=["pytorch", "parquet"],
 )
@@ -219,28 +289,12 @@ def removal(job: Job, out: Path) -> None:
     Every query is retrained for on its own, and every method removes the same number of tracks.
     """
     settings = job.settings.counterfactual
-    retraining = Retraining(job)
-    cohort = job.inputs["cohort/queries"]
-    chosen = load_queries(cohort)
+    chosen = load_queries(job.inputs["cohort/queries"])
     chosen = chosen.take(range(min(settings.removal_queries, len(chosen))))
     removed = _removed(job, chosen.segment_ids)
-    weights = retraining.weights(
-        [(sorted(set(retraining.tracks) - set(removed[query])), 0) for query in chosen.segment_ids]
-    )
-    plan = ground_truth_plan(settings)
-    declared = pl.read_parquet(cohort.path("queries.parquet"))
-    losses, pieces = [], []
-    for number, path in enumerate(weights):
-        model = retraining.retrainer.model(load_file(path))
-        query, row = chosen.take([number]), declared.row(number, named=True)
-        losses.append(sweep(model, query, plan))
-        if row["seed"] is not None:
-            pieces.append((row["query_id"], mono(_generated_again(model, query, row).T)))
-    base = sweep(base_model(job), chosen, plan).rename({"loss": "loss_base"})
-    pl.concat(losses).join(
-        base.select("segment_id", "draw", "loss_base"), on=["segment_id", "draw"]
-    ).rename({"segment_id": "query_id"}).drop("loss_valid").write_parquet(out / "losses.parquet")
-    _likeness(job, pieces, model.sampling_rate).write_parquet(out / "sounds.parquet")
+    losses, sounds = _removals(job, chosen, removed)
+    losses.write_parquet(out / "losses.parquet")
+    sounds.write_parquet(out / "sounds.parquet")
     pl.DataFrame(
         [
             {"query_id": query, "place": place, "track_id": track}
@@ -248,6 +302,57 @@ def removal(job: Job, out: Path) -> None:
             for place, track in enumerate(tracks, start=1)
         ]
     ).write_parquet(out / "removed.parquet")
+
+
+def _removals(
+    job: Job, queries: LatentSegments, removed: Mapping[str, Sequence[str]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Losses and sounds of every query without its removed tracks (`REMOVAL_TABLES`): what is
+    stored, and what must be trained for."""
+    digests = {query: removed_digest(tracks) for query, tracks in removed.items()}
+    sets = pl.DataFrame(list(digests.items()), schema=["query_id", "removed"], orient="row")
+    stored = _stored(job)
+    parts = []
+    if stored is not None:
+        tables = [stored.tables[name] for name in REMOVAL_TABLES]
+        parts.append([t.join(sets, on=["query_id", "removed"], how="semi") for t in tables])
+    known = set(parts[0][0]["query_id"]) if parts else set()
+    missing = [row for row, query in enumerate(queries.segment_ids) if query not in known]
+    if missing:
+        trained = _trained_without(job, queries.take(missing), removed)
+        parts.append(
+            [
+                table.join(sets, on="query_id").select(list(schema))
+                for table, schema in zip(trained, REMOVAL_TABLES.values(), strict=True)
+            ]
+        )
+    losses, sounds = (pl.concat(tables) for tables in zip(*parts, strict=True))
+    return losses.sort("query_id", "draw"), sounds.sort("query_id", "embedding")
+
+
+def _trained_without(
+    job: Job, queries: LatentSegments, removed: Mapping[str, Sequence[str]]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Train without the removed tracks, for each query on its own; its losses, and the likeness of
+    what is generated then."""
+    retraining = Retraining(job)
+    weights = retraining.weights(
+        [(sorted(set(retraining.tracks) - set(removed[q])), 0) for q in queries.segment_ids]
+    )
+    plan = ground_truth_plan(job.settings.counterfactual)
+    declared = pl.read_parquet(job.inputs["cohort/queries"].path("queries.parquet"))
+    base = base_model(job)
+    losses, pieces = [], []
+    for number, path in enumerate(weights):
+        query = queries.take([number])
+        model = retraining.retrainer.model(load_file(path))
+        losses.append(sweep(model, query, plan))
+        (row,) = declared.filter(query_id=query.segment_ids[0]).iter_rows(named=True)
+        if row["seed"] is not None:
+            pieces.append((row["query_id"], mono(_generated_again(model, query, row).T)))
+    before = sweep(base, queries, plan).select("segment_id", "draw", loss_base="loss")
+    after = pl.concat(losses).join(before, on=["segment_id", "draw"])
+    return after.rename({"segment_id": "query_id"}), _likeness(job, pieces, base.sampling_rate)
 
 
 def _generated_again(model: MusicModel, query: LatentSegments, row: dict[str, Any]) -> np.ndarray:

@@ -305,9 +305,10 @@ def removal(job: Job, out: Path) -> None:
         (pl.col("loss") - pl.col("loss_base")).mean() / pl.col("loss_base").mean()
     )
     figures = [(query, "relative_loss_rise", rise, "higher", "") for query, rise in rises.rows()]
+    sounds = pl.read_parquet(source.path("sounds.parquet"))
     figures += [
         (query, "regenerated_similarity", alike, "lower", embedding)
-        for query, embedding, alike in pl.read_parquet(source.path("sounds.parquet")).rows()
+        for query, embedding, alike in sounds.select("query_id", "embedding", "similarity").rows()
     ]
     metrics = [
         row(

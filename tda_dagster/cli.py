@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from tda_dagster import cli_history
+from tda_dagster import cli_bench, cli_history
 from tda_dagster.errors import TdaError
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
         console.print(f"wrote {path}")
 
 
+cli_bench.register(app)
 cli_history.register(app)
 
 

@@ -230,6 +230,9 @@ class CounterfactualSettings(Section):
     removed_tracks: PositiveInt = Field(8, description="most attributed tracks that are left out")
     removal_queries: PositiveInt = Field(6, description="queries of a cohort that this is done for")
     seed: int = Field(6, description="of the subsets and of the draws")
+    stored: bool = Field(
+        True, description="take what the package's ground truth has; false: train all of it here"
+    )
 
 
 class ReportSettings(Section):

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from tda_dagster.attribution.methods import method_specs
 from tda_dagster.errors import TdaError
@@ -114,6 +115,51 @@ def print_experiment(workspace: Workspace, name: str, console: Console) -> None:
         )
     page = workspace.reports / "experiments" / f"{name}.html"
     console.print("\nreport     " + _short(workspace, page), highlight=False)
+
+
+_LEGEND = """\
+LDS            rank correlation of what scores foretell with the loss of models trained on random
+               halves of the tracks
+confirmed      LDS for the queries and subsets that no setting was chosen on
+loss left out  rise of a query's loss when its most attributed tracks are left out of training
+planted        average precision of finding what was made of a held-out excerpt"""
+_BENCH = "SELECT * FROM v_bench ORDER BY cohort, lds DESC, method_id"
+
+
+def print_bench(workspace: Workspace, console: Console) -> None:
+    """Print the verdict: every method held against what retraining showed."""
+    rows = query(workspace.database, _BENCH).to_dicts()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("method")
+    for heading in (
+        "LDS",
+        "95 % interval",
+        "confirmed",
+        "loss left out",
+        "planted",
+        "s per query",
+        "MB per query",
+    ):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            escape(row["label"]),
+            f"{row['lds']:.3f}",
+            f"{row['lds_low']:+.2f} to {row['lds_high']:+.2f}",
+            f"{row['lds_confirming']:.3f}",
+            "–" if row["rise"] is None else f"{row['rise']:+.2%} ± {row['rise_se']:.2%}",
+            "–" if row["planted"] is None else f"{row['planted']:.2f}",
+            f"{row['seconds_per_query']:.2f}",
+            f"{row['bytes_per_query'] / 1e6:.2f}",
+        )
+    console.print(table)
+    ceilings = {row["noise_ceiling"] for row in rows} - {None}
+    for ceiling in ceilings:
+        console.print(
+            f"\nAn exact method would have an LDS of {ceiling:.2f}: the rest is chance in training."
+        )
+    console.print(_LEGEND, style="dim", highlight=False)
+    console.print("report     " + _short(workspace, workspace.reports / "bench.html"))
 
 
 def _short(workspace: Workspace, path: object) -> str:

@@ -1,0 +1,125 @@
+"""The bench: attribution methods held against what retraining showed.
+
+What belongs here: the study that the bench is about, the ground truth of it that ships with the
+package, and the one undertaking that scores methods on it. The bench is a study like any other, in
+a folder of its own, and everything it computes is an asset of the graph.
+"""
+
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+
+from tda_dagster.diffusion.latents import LatentSegments, concatenate
+from tda_dagster.errors import TdaError
+from tda_dagster.evaluation.ground_truth import REMOVAL_TABLES, GroundTruth, about
+from tda_dagster.execution import materialize
+from tda_dagster.partitions import Partition, experiment_partitions
+from tda_dagster.store import Artifact
+from tda_dagster.workspace import Workspace
+
+SCORED = (
+    "dataset",
+    "base",
+    "cohort",
+    "unlearned",
+    "attribution",
+    "evaluation/reconstruction",
+    "evaluation/attribution",
+)
+TRUTH = ("counterfactual/losses", "evaluation/datamodel")
+REMOVAL = ("counterfactual/removal", "evaluation/removal")
+SHOWN = ("warehouse", "report")
+
+
+def lay_out_study(folder: Path, *, stored: bool = True) -> None:
+    """Write the bench's settings and cohorts into a folder, over what is there of them; unless
+    `stored`, they ask for ground truth to be trained there, whatever the package has."""
+    with as_file(files(__name__) / "study") as study:
+        for source in sorted(study.rglob("*.yaml")):
+            text = source.read_text(encoding="utf-8")
+            if not stored:
+                text = text.replace("  stored: true", "  stored: false")
+            target = folder / source.relative_to(study)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+
+
+def run_bench(
+    workspace: Workspace, experiments: Sequence[str], *, removal: bool, console: Console
+) -> None:
+    """Score the methods of some experiments of the bench's study and hold them against ground
+    truth; with `removal`, leave out of training what each of them found most influential, too."""
+    partitions = list(
+        dict.fromkeys(p for name in experiments for p in experiment_partitions(workspace, name))
+    )
+    retrained = [p for p in partitions if _is_retrained_for(workspace, p)]
+    truth = (*TRUTH, *REMOVAL) if removal else TRUTH
+    materialize(workspace, partitions, names=SCORED, console=console)
+    materialize(workspace, retrained, names=truth, console=console)
+    materialize(workspace, partitions, names=SHOWN, console=console)
+
+
+def _is_retrained_for(workspace: Workspace, partition: Partition) -> bool:
+    """Of targets the truth is known by construction; listed queries are retrained for."""
+    return workspace.cohort(partition.cohort).targets is None
+
+
+def export_ground_truth(workspace: Workspace, folder: Path) -> None:
+    """Write what retraining showed of the bench's cohort as the folder that the package has.
+
+    Raises TdaError when nothing was retrained for.
+    """
+    store = workspace.store
+    cohorts = store.partitions("counterfactual/losses")
+    if len(cohorts) != 1:
+        raise TdaError(
+            f"{workspace.root}: ground truth of one cohort is wanted, and there is that of "
+            f"{len(cohorts)}; run `tda bench attribution` there first"
+        )
+    (cohort,) = cohorts
+
+    def live(asset: str, partition: str = "") -> Artifact:
+        head = store.head(asset, partition)
+        assert head is not None
+        return store.artifact(head.digest)
+
+    truth, queries = live("counterfactual/losses", cohort), live("cohort/queries", cohort)
+    declared = pl.read_parquet(queries.path("queries.parquet"))
+    removals = [
+        live("counterfactual/removal", partition)
+        for partition in store.partitions("counterfactual/removal")
+    ]
+    files_of = dict(zip(REMOVAL_TABLES, ("losses.parquet", "sounds.parquet"), strict=True))
+    GroundTruth(
+        about=about(
+            workspace.settings,
+            pl.read_parquet(live("dataset/index").path("tracks.parquet")),
+            declared,
+        ),
+        queries=concatenate(
+            [
+                LatentSegments.load(queries.path(f"latents/{query}.safetensors"))
+                for query in declared["query_id"]
+            ]
+        ),
+        tables={
+            **{
+                name: pl.read_parquet(truth.path(f"{name}.parquet"))
+                for name in ("losses", "subsets")
+            },
+            **{
+                name: pl.concat(
+                    [
+                        pl.DataFrame(schema=schema),
+                        *(pl.read_parquet(removal.path(files_of[name])) for removal in removals),
+                    ]
+                )
+                .unique()
+                .sort(list(schema)[:3])
+                for name, schema in REMOVAL_TABLES.items()
+            },
+        },
+    ).save(folder)

@@ -1,0 +1,77 @@
+"""`tda bench`: attribution methods held against what retraining showed.
+
+What belongs here: options and printing. Heavy imports wait until a command needs them.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from tda_dagster.workspace import Workspace
+
+bench_app = typer.Typer(no_args_is_help=True, help="Methods held against ground truth.")
+
+StudyOption = Annotated[
+    Path | None,
+    typer.Option("--study", help="A study's folder (default: the package's, in data/bench)."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command()
+def attribution(
+    peers: Annotated[
+        bool, typer.Option("--peers", help="The methods of other libraries, too.")
+    ] = False,
+    ideas: Annotated[
+        bool, typer.Option("--ideas", help="The methods under other settings, too.")
+    ] = False,
+    removal: Annotated[
+        bool,
+        typer.Option("--removal", help="Retrain without what each method found, where not stored."),
+    ] = False,
+    regenerate: Annotated[
+        bool, typer.Option("--regenerate", help="Retrain everything, whatever is stored.")
+    ] = False,
+    study: StudyOption = None,
+) -> None:
+    """Score every method on the bench's study and print the verdict."""
+    from tda_dagster.bench import run_bench
+    from tda_dagster.summary import print_bench
+
+    workspace = _study(study, stored=not regenerate)
+    experiments = ["bench", *["peers"] * peers, *["ideas"] * ideas]
+    console = Console(soft_wrap=True)
+    run_bench(workspace, experiments, removal=removal, console=console)
+    print_bench(workspace, console)
+
+
+@bench_app.command("ground-truth")
+def ground_truth(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")],
+    study: StudyOption = None,
+) -> None:
+    """Write what retraining showed on the bench as the folder that ships with the package."""
+    from tda_dagster.bench import export_ground_truth
+
+    export_ground_truth(_study(study), folder)
+    Console(soft_wrap=True).print(f"wrote {folder}", highlight=False)
+
+
+def _study(folder: Path | None, *, stored: bool = True) -> "Workspace":
+    from tda_dagster.bench import lay_out_study
+    from tda_dagster.workspace import Workspace
+
+    if folder is None:
+        folder = Workspace.find().root / "data" / "bench"
+        lay_out_study(folder, stored=stored)
+    workspace = Workspace(folder.resolve())
+    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
+    return workspace

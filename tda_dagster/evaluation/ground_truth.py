@@ -1,0 +1,115 @@
+"""Ground truth that was computed before, as small tables, so that nobody must retrain to score.
+
+A folder with what it is about (`about.json`: the training, the tracks, the queries), the queries'
+latents, and what retraining showed: the losses under random subsets, and those without the tracks
+that some methods found most influential.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.store import canonical_json, digest_of
+
+REMOVAL_TABLES = {
+    "removal_losses": {
+        "query_id": pl.String,
+        "removed": pl.String,
+        "draw": pl.Int64,
+        "timestep": pl.Float64,
+        "loss": pl.Float64,
+        "loss_base": pl.Float64,
+    },
+    "removal_sounds": {
+        "query_id": pl.String,
+        "removed": pl.String,
+        "embedding": pl.String,
+        "similarity": pl.Float64,
+    },
+}
+"""What came of leaving tracks out (`removed`: `removed_digest` of their set), by query: its loss
+under each draw with and without them, and how alike the piece generated without them sounds."""
+TABLES = ("losses", "subsets", *REMOVAL_TABLES)
+_ABOUT, _QUERIES = "about.json", "queries.safetensors"
+
+SAME_PIECE = 0.02
+"""Largest relative difference (root mean square) of two latents that count as the same piece:
+processors round differently, and generation carries that on."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What retraining showed of some queries. Tables by name as `counterfactual/losses` and
+    `counterfactual/removal` have them."""
+
+    about: Mapping[str, Any]
+    queries: LatentSegments
+    tables: Mapping[str, pl.DataFrame]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _ABOUT).write_bytes(canonical_json(self.about) + b"\n")
+        self.queries.save(folder / _QUERIES)
+        for name in TABLES:
+            self.tables[name].write_parquet(folder / f"{name}.parquet", compression="zstd")
+
+    @classmethod
+    def load(cls, folder: Path) -> "GroundTruth":
+        return cls(
+            about=json.loads((folder / _ABOUT).read_bytes()),
+            queries=LatentSegments.load(folder / _QUERIES),
+            tables={name: pl.read_parquet(folder / f"{name}.parquet") for name in TABLES},
+        )
+
+    def fits(self, about: Mapping[str, Any], queries: LatentSegments) -> bool:
+        """Whether it was found for the same training, tracks and queries."""
+        if canonical_json(self.about) != canonical_json(about):
+            return False
+        theirs, ours = self.queries, queries
+        if theirs.segment_ids != ours.segment_ids or theirs.latents.shape != ours.latents.shape:
+            return False
+        apart = (theirs.latents - ours.latents).square().mean(dim=(1, 2)).sqrt()
+        size = theirs.latents.square().mean(dim=(1, 2)).sqrt()
+        return bool((apart <= SAME_PIECE * size).all())
+
+
+def about(settings: Any, tracks: pl.DataFrame, queries: pl.DataFrame) -> dict[str, Any]:
+    """What ground truth is of: everything that decides it but the processor it is found on.
+
+    `settings` has the sections `model.training` and `counterfactual`; `tracks` and `queries` are
+    `dim_track` and the cohort's part of `dim_query`.
+    """
+    counterfactual = settings.counterfactual.model_dump(
+        mode="json", exclude={"removed_tracks", "removal_queries", "stored"}
+    )
+    members = tracks.select("track_id", "split", "caption").sort("track_id")
+    return {
+        "training": settings.model.training.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "counterfactual": counterfactual,
+        "tracks": digest_of(canonical_json(members.rows())),
+        "queries": [list(row) for row in queries.select("query_id", "prompt", "seed").rows()],
+    }
+
+
+def removed_digest(tracks: Sequence[str]) -> str:
+    """A short name for a set of tracks that were left out."""
+    return digest_of(canonical_json(sorted(tracks)))[:16]
+
+
+def shipped() -> GroundTruth | None:
+    """The ground truth of the bench's study that comes with the package."""
+    with as_file(files("tda_dagster.bench") / "ground_truth") as folder:
+        return GroundTruth.load(folder) if (folder / _ABOUT).is_file() else None
+
+
+def shipped_digest() -> str:
+    """What `shipped` is, for recipes."""
+    with as_file(files("tda_dagster.bench") / "ground_truth") as folder:
+        found = {path.name: digest_of(path.read_bytes()) for path in sorted(folder.glob("*.*"))}
+    return digest_of(canonical_json(found))

@@ -1,0 +1,115 @@
+"""The bench from end to end on a tiny study: retraining, left-out tracks, the verdict."""
+
+import json
+import re
+
+import polars as pl
+import pytest
+import yaml
+from chain.conftest import QUERIES, Study, new_study
+
+from tda_dagster.evaluation.ground_truth import GroundTruth, removed_digest
+from tda_dagster.store import canonical_json, digest_of
+from tda_dagster.workspace import Workspace
+from warehouse.build import query
+
+pytestmark = pytest.mark.slow
+
+METHODS = ["fim_unlearning", "timbre", "random"]
+SUBSETS, REPEATS, DRAWS, REMOVED = 3, 2, 4, 2
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    made = new_study(tmp_path_factory.mktemp("bench") / "study")
+    params = yaml.safe_load((made.root / "params.yaml").read_text())
+    params["dataset"]["reference"] |= {"tracks": 18, "planted": 3}
+    params["model"]["training"]["steps"] = 20
+    params["counterfactual"] |= {
+        "subsets": SUBSETS,
+        "repeats": REPEATS,
+        "draws": DRAWS,
+        "removed_tracks": REMOVED,
+    }
+    params["experiments"] = {"bench": {"cohorts": ["reference", "planted"], "methods": METHODS}}
+    (made.root / "params.yaml").write_text(yaml.safe_dump(params))
+    (made.root / "cohorts" / "reference.yaml").write_text(QUERIES)
+    (made.root / "cohorts" / "planted.yaml").write_text("targets: {count: 3, among: planted}\n")
+    made.run("tda", "bench", "attribution", "--removal", "--study", str(made.root))
+    return made
+
+
+def live(study: Study, asset: str, partition: str, file: str) -> pl.DataFrame:
+    store = Workspace(study.root).store
+    head = store.head(asset, partition)
+    assert head is not None
+    return pl.read_parquet(store.artifact(head.digest).path(file))
+
+
+def partitions(study: Study, asset: str) -> list[str]:
+    return list(Workspace(study.root).store.partitions(asset))
+
+
+def test_every_method_is_held_against_what_retraining_showed(study: Study) -> None:
+    rows = query(study.root / "warehouse" / "attribution.duckdb", "SELECT * FROM v_bench")
+    assert sorted(rows["method"]) == sorted(METHODS)
+    assert rows["lds"].is_between(-1, 1).all()
+    assert (rows["lds_low"] <= rows["lds"]).all()
+    assert (rows["lds"] <= rows["lds_high"]).all()
+    shown = ("planted_copy", "planted_version", "planted_mix", "rise", "similar_timbre")
+    assert rows.select(shown).null_count().sum_horizontal().item() == 0
+
+
+def test_losses_are_those_of_every_query_under_every_training(study: Study) -> None:
+    losses = live(study, "counterfactual/losses", "reference", "losses.parquet")
+    assert losses.height == SUBSETS * REPEATS * 2 * DRAWS
+    per_training = losses.group_by("subset", "repeat").agg(pl.col("loss").sum())
+    assert per_training["loss"].n_unique() == SUBSETS * REPEATS
+
+
+def test_exactly_the_most_attributed_tracks_are_left_out_and_all_others_trained_on(
+    study: Study,
+) -> None:
+    index = live(study, "dataset/index", "", "segments.parquet").filter(split="train")
+    trained_on = {
+        ref["recipe"]["config"]["tracks"]  # type: ignore[index]
+        for ref in study.refs("counterfactual/removal/shard").values()
+    }
+    for partition in partitions(study, "counterfactual/removal"):
+        removed = live(study, "counterfactual/removal", partition, "removed.parquet")
+        scores = live(study, "attribution/scores", partition, "scores.parquet")
+        for name in removed["query_id"].unique():
+            of_track: dict[str, float] = {}
+            for segment, score in scores.filter(query_id=name)["segment_id", "score"].rows():
+                (track,) = index.filter(segment_id=segment)["track_id"]
+                of_track[track] = of_track.get(track, 0) + score
+            best = sorted(of_track, key=lambda track: -of_track[track])[:REMOVED]
+            assert removed.filter(query_id=name).sort("place")["track_id"].to_list() == best
+            kept = sorted(set(of_track) - set(best))
+            assert digest_of(canonical_json(kept)) in trained_on
+
+
+def test_the_verdict_is_printed_and_nothing_is_trained_twice(study: Study) -> None:
+    before = study.refs("counterfactual")
+    done = study.run("tda", "bench", "attribution", "--removal", "--study", str(study.root))
+    for label in ("timbre", "random", "FIM unlearning"):
+        assert re.search(rf"{label}.* -?0\.\d+ .* to ", done.stdout), done.stdout
+    assert study.refs("counterfactual") == before
+
+
+def test_what_was_found_can_be_kept_as_ground_truth(study: Study) -> None:
+    folder = study.root / "kept"
+    study.run("tda", "bench", "ground-truth", str(folder), "--study", str(study.root))
+    kept = GroundTruth.load(folder)
+    losses = live(study, "counterfactual/losses", "reference", "losses.parquet")
+    assert kept.tables["losses"].equals(losses)
+    for partition in partitions(study, "counterfactual/removal"):
+        removed = live(study, "counterfactual/removal", partition, "removed.parquet")
+        stored = kept.tables["removal_losses"]
+        for (name,), tracks in removed.group_by("query_id"):
+            digest = removed_digest(tracks["track_id"].to_list())
+            assert stored.filter(query_id=name, removed=digest).height == DRAWS
+    about = json.loads((folder / "about.json").read_text())
+    assert [row[0] for row in about["queries"]] == ["reference-000", "reference-001"]
+    assert kept.fits(about, kept.queries)
+    assert not kept.fits(about | {"tracks": "others"}, kept.queries)
