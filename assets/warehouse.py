@@ -19,6 +19,7 @@ from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.history.content import lineage_tables
 from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
 from tda_dagster.partitions import Partition, experiment_partitions, stored_spec
+from tda_dagster.settings import ShareSettings
 from tda_dagster.store import Artifact, canonical_json
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, content_digest
@@ -96,7 +97,7 @@ def duckdb(job: Job, out: Path) -> None:
         "fct_loss": _losses(job, partitions),
         "fct_score": _gather(job, "attribution/scores", partitions),
         "fct_evaluation": _evaluations(job, partitions),
-        "share_rule": _share_rule(job.settings.shares.threshold_z),
+        "share_rule": _share_rule(job.settings.shares),
     }
     tables = {n: validate(n, frame if frame.width else empty(n)) for n, frame in tables.items()}
     for name, frame in tables.items():
@@ -231,10 +232,15 @@ def _training_curve(checkpoint: Artifact) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
 
 
-def _share_rule(threshold: float) -> pl.DataFrame:
-    normal = NormalDist()
+def _share_rule(settings: ShareSettings) -> pl.DataFrame:
+    normal, threshold = NormalDist(), settings.threshold_z
     excess = normal.pdf(threshold) - threshold * (1 - normal.cdf(threshold))
-    return pl.DataFrame({"threshold_z": [threshold], "null_excess": [excess]})
+    rule = {
+        "threshold_z": [threshold],
+        "null_excess": [excess],
+        "min_reliability": [settings.min_reliability],
+    }
+    return pl.DataFrame(rule)
 
 
 def _asset_states(workspace: Workspace) -> pl.DataFrame:

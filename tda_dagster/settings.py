@@ -216,6 +216,9 @@ class ShareSettings(Section):
     threshold_z: Annotated[float, Field(ge=0)] = Field(
         2.0, description="robust z-score above which a segment counts as evidence"
     )
+    min_reliability: Fraction = Field(
+        0.1, description="queries whose scores are less reliable than this are not attributed"
+    )
 
 
 class CounterfactualSettings(Section):

@@ -287,6 +287,7 @@ TABLES = (
         (
             _f("threshold_z", "robust z-score above which a score is evidence"),
             _f("null_excess", "mean of max(0, Z − threshold_z) for standard normal Z"),
+            _f("min_reliability", "queries of less reliability are not attributed"),
         ),
     ),
 )
@@ -301,7 +302,9 @@ Shares of a query under a method come from the scores of its training segments:
 2. evidence = max(0, z − threshold_z).
 3. Pure noise leaves evidence too: N segments of standard normal z leave N · null_excess on
    average. unattributed = min(1, N · null_excess / total evidence), and 1 without any evidence.
-4. share = (1 − unattributed) · evidence / total evidence.
+4. A query whose scores are less reliable than min_reliability (v_query_reliability: the part of
+   what tells them apart that is more than chance in the draws) is not attributed: unattributed = 1.
+5. share = (1 − unattributed) · evidence / total evidence.
 
 Shares of tracks, artists, rightsholders and collections are sums of their segments' shares. With
 the unattributed share they sum to one. They are parts of the evidence found, not of the music."""

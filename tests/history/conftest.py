@@ -342,7 +342,11 @@ class _Maker:
                     ]
                 ),
                 "share_rule": pl.DataFrame(
-                    {"threshold_z": [self.wishes.threshold_z], "null_excess": [NULL_EXCESS]}
+                    {
+                        "threshold_z": [self.wishes.threshold_z],
+                        "null_excess": [NULL_EXCESS],
+                        "min_reliability": [0.0],
+                    }
                 ),
             }
             for name, frame in frames.items():

@@ -101,7 +101,9 @@ def tables() -> dict[str, pl.DataFrame]:
                         "rank": int(rank),
                     }
                 )
-    rule = pl.DataFrame({"threshold_z": [2.0], "null_excess": [0.008490702616829646]})
+    rule = pl.DataFrame(
+        {"threshold_z": [2.0], "null_excess": [0.008490702616829646], "min_reliability": [0.0]}
+    )
     return {
         "dim_track": dim_track,
         "dim_segment": dim_segment,

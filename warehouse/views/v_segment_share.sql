@@ -30,7 +30,8 @@ standardised AS (
     JOIN spread d USING (query_id, method_id)
 ),
 weighed AS (
-    SELECT t.*, greatest(0, t.z - r.threshold_z) AS evidence, r.null_excess
+    SELECT t.*, greatest(0, t.z - r.threshold_z) AS evidence, r.null_excess,
+        r.min_reliability
     FROM standardised t CROSS JOIN share_rule r
 ),
 totals AS (
@@ -38,16 +39,21 @@ totals AS (
         query_id,
         method_id,
         any_value(segments * null_excess) AS null_evidence,
+        any_value(min_reliability) AS min_reliability,
         coalesce(sum(evidence ORDER BY segment_id) FILTER (evidence > 0), 0) AS total_evidence
     FROM weighed
     GROUP BY query_id, method_id
 ),
 abstained AS (
     SELECT
-        *,
-        CASE WHEN total_evidence > 0 THEN least(1, null_evidence / total_evidence) ELSE 1 END
-            AS unattributed
-    FROM totals
+        t.*,
+        CASE
+            WHEN r.reliability < t.min_reliability THEN 1
+            WHEN t.total_evidence > 0 THEN least(1, t.null_evidence / t.total_evidence)
+            ELSE 1
+        END AS unattributed
+    FROM totals t
+    JOIN v_query_reliability r USING (query_id, method_id)
 )
 SELECT
     w.query_id,
