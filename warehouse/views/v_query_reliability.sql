@@ -6,7 +6,7 @@ CREATE VIEW v_query_reliability AS
 SELECT
     s.query_id,
     s.method_id,
-    CASE WHEN var_pop(s.score ORDER BY s.segment_id) > 0 THEN
+    CASE WHEN count(s.score_se) > 0 AND var_pop(s.score ORDER BY s.segment_id) > 0 THEN
         greatest(0, 1 - avg(s.score_se ^ 2 ORDER BY s.segment_id)
             / var_pop(s.score ORDER BY s.segment_id))
     END AS reliability

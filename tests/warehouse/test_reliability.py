@@ -1,0 +1,136 @@
+"""Reliability of a query, what it does to shares, and whether intervals hold what they promise."""
+
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import polars as pl
+import pytest
+
+from warehouse.build import build, query
+
+Tables: TypeAlias = dict[str, pl.DataFrame]
+
+
+def database(tables: Tables, folder: Path) -> Path:
+    build(folder / "w.duckdb", tables)
+    return folder / "w.duckdb"
+
+
+def with_scores(tables: Tables, chance: float, seed: int = 0) -> Tables:
+    """The tables with scores that are a truth of variance one and a chance of known size, the
+    same truth and another chance for each method."""
+    train = tables["dim_segment"].filter(split="train")["segment_id"].to_list()
+    frames = []
+    for name in tables["dim_query"]["query_id"]:
+        truth = np.random.default_rng([seed, len(frames)]).normal(size=len(train))
+        for method in tables["dim_method"]["method_id"]:
+            drawn = np.random.default_rng([seed, 7, len(frames)]).normal(size=len(train))
+            scores = truth + chance * drawn
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "query_id": name,
+                        "method_id": method,
+                        "segment_id": train,
+                        "score": scores,
+                        "score_se": chance,
+                        "rank": (-scores).argsort().argsort() + 1,
+                    }
+                )
+            )
+    return tables | {"fct_score": pl.concat(frames)}
+
+
+def test_it_is_the_part_of_the_variance_that_is_not_chance(tables: Tables, tmp_path: Path) -> None:
+    made = with_scores(tables, chance=0.5)
+    path = database(made, tmp_path)
+    found = query(path, "SELECT * FROM v_query_reliability").to_dicts()
+    assert found
+    for row in found:
+        scores = made["fct_score"].filter(query_id=row["query_id"], method_id=row["method_id"])
+        expected = max(0.0, 1 - 0.25 / scores["score"].var(ddof=0))  # type: ignore[operator]
+        assert row["reliability"] == pytest.approx(expected)
+
+
+def test_scores_without_draws_have_none_and_are_attributed(tables: Tables, tmp_path: Path) -> None:
+    rule = tables["share_rule"].with_columns(min_reliability=pl.lit(0.9))
+    scores = tables["fct_score"].with_columns(score_se=pl.lit(None, pl.Float64))
+    path = database(tables | {"share_rule": rule, "fct_score": scores}, tmp_path)
+    found = query(path, "SELECT reliability FROM v_query_reliability")["reliability"]
+    assert found.null_count() == len(found) > 0
+    assert query(path, "SELECT min(unattributed) FROM v_segment_share").item() < 1
+
+
+def test_a_query_that_is_not_reliable_enough_is_not_attributed(
+    tables: Tables, tmp_path: Path
+) -> None:
+    made = tables | {
+        "share_rule": tables["share_rule"].with_columns(min_reliability=pl.lit(0.5)),
+        "fct_score": tables["fct_score"].with_columns(
+            score_se=pl.when(pl.col("method_id") == "m1").then(0.01).otherwise(100.0)
+        ),
+    }
+    path = database(made, tmp_path)
+    shares = query(
+        path,
+        "SELECT method_id, min(unattributed) AS unattributed, sum(share) AS share "
+        "FROM v_segment_share GROUP BY 1 ORDER BY 1",
+    ).to_dicts()
+    assert [row["share"] > 0 for row in shares] == [True, False]
+    assert shares[1]["unattributed"] == 1
+
+
+def test_intervals_of_the_right_size_cover_and_too_small_ones_do_not(
+    tables: Tables, tmp_path: Path
+) -> None:
+    method = tables["dim_method"].with_columns(
+        config=pl.Series(
+            ['{"noise": {"seed": 0}, "steps": 1}', '{"noise": {"seed": 1}, "steps": 1}']
+        )
+    )
+    right = with_scores(tables | {"dim_method": method}, chance=0.5)
+    narrow = right["fct_score"].with_columns(pl.col("score_se") / 10)
+    found = [
+        query(database(made, tmp_path), "SELECT coverage, scores FROM v_interval_coverage")
+        for made in (right, right | {"fct_score": narrow})
+    ]
+    pairs = int(found[0]["scores"].sum())
+    allowed = 4 * np.sqrt(0.95 * 0.05 / pairs)
+    assert np.average(found[0]["coverage"], weights=found[0]["scores"]) == pytest.approx(
+        0.95, abs=allowed
+    )
+    assert found[1]["coverage"].max() < 0.6
+
+
+def test_specs_that_differ_in_more_than_noise_are_not_compared(
+    tables: Tables, tmp_path: Path
+) -> None:
+    method = tables["dim_method"].with_columns(config=pl.Series(['{"steps": 1}', '{"steps": 2}']))
+    path = database(tables | {"dim_method": method}, tmp_path)
+    assert query(path, "SELECT * FROM v_interval_coverage").is_empty()
+
+
+def test_the_calibration_has_each_query_with_its_score_and_its_half(
+    tables: Tables, tmp_path: Path
+) -> None:
+    names = tables["dim_query"]["query_id"].to_list()
+    figures = pl.DataFrame(
+        {
+            "evaluation": "datamodel",
+            "subject": names,
+            "method_id": "m1",
+            "metric": "lds",
+            "value": [0.1 * number for number in range(len(names))],
+            "unit": "",
+            "direction": "higher",
+            "detail": "",
+        }
+    )
+    path = database(tables | {"fct_evaluation": figures}, tmp_path)
+    found = query(path, "SELECT * FROM v_reliability_calibration ORDER BY query_id").to_dicts()
+    assert [row["query_id"] for row in found] == sorted(names)
+    for row in found:
+        number = names.index(row["query_id"])
+        assert row["lds"] == pytest.approx(0.1 * number)
+        assert row["half"] == ("choosing" if number % 2 == 0 else "confirming")
