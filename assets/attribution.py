@@ -55,6 +55,7 @@ def _one_score_each(job: Job, artifact: Artifact) -> Verdict:
         "cohort/queries",
         "cohort/embeddings",
         "base/checkpoint",
+        "base/trajectory",
         "base/fisher",
     ],
     settings=["model.device"],

@@ -1,11 +1,12 @@
 """Base: the model whose music is attributed, its Fisher information, its losses."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from safetensors.torch import save_file
 
 from assets.dataset import latent_shards
 from assets.preview import histogram, picture, table
@@ -92,9 +93,9 @@ def load_shards(artifact: Artifact, split: str) -> LatentSegments:
 def loss_curve(artifact: Artifact) -> list[tuple[int, float, float | None]]:
     """(step, training loss, held-out loss) from the artifact of `base/checkpoint`; empty for a
     model that was trained elsewhere."""
-    if not artifact.has("curve.json"):
+    if not artifact.has(_CURVE):
         return []
-    return [tuple(point) for point in json.loads(artifact.read_bytes("curve.json"))]
+    return [tuple(point) for point in json.loads(artifact.read_bytes(_CURVE))]
 
 
 def _describe_checkpoint(artifact: Artifact) -> dict[str, Any]:
@@ -109,10 +110,83 @@ def _describe_checkpoint(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+TRAJECTORY = "trajectory.parquet"
+"""File that lists the stored checkpoints of the training (step, learning rate, file), in the
+artifact of `base/trajectory`; without rows for a model that was trained elsewhere."""
+_STATE, _CURVE = "state.safetensors", "curve.json"
+
+
+def _describe_trajectory(artifact: Artifact) -> dict[str, Any]:
+    return {"checkpoints": table(pl.read_parquet(artifact.path(TRAJECTORY)))}
+
+
+@study_asset(
+    "base/trajectory",
+    version="1",
+    inputs=["dataset/latents", "base/autoencoder"],
+    settings=["model.pipeline", "model.training"],
+    describe=_describe_trajectory,
+    kinds=["pytorch", "safetensors"],
+)
+def trajectory(job: Job, out: Path) -> None:
+    """The training of the base model: its last state, and the weights at stored checkpoints on
+    the way, under which influence can be followed through the training."""
+    settings = job.settings.model
+    rows: list[tuple[int, float, str]] = []
+    if settings.pipeline is None:
+        trainer = _trainer(job)
+        for step, state in _states(job, trainer):
+            name = f"step-{step:06d}.safetensors"
+            save_file(trainer.weights_in(state), out / name)
+            rows.append((step, trainer.learning_rate(step - 1), name))
+        (out / _STATE).write_bytes(state.read_bytes())
+    schema = {"step": pl.Int64, "learning_rate": pl.Float64, "file": pl.String}
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(out / TRAJECTORY)
+
+
+def _trainer(job: Job) -> Trainer:
+    train = load_shards(job.inputs["dataset/latents"], "train")
+    heldout = load_shards(job.inputs["dataset/latents"], "heldout")
+    training = reference_training(job.settings.model.training)
+    pipeline = build_pipeline(
+        open_autoencoder(job.folder(job.inputs["base/autoencoder"]) / "vae"),
+        train.captions,
+        job.settings.model.training.frames,
+        training,
+    )
+    return Trainer(pipeline, train, heldout, training)
+
+
+def _states(job: Job, trainer: Trainer) -> Iterator[tuple[int, Path]]:
+    """Train chunk by chunk; yields the step and the state at the end of each."""
+    settings = job.settings.model.training
+    state: Path | None = None
+    for end in _chunk_ends(settings.steps, settings.checkpoint_every):
+
+        def advance(path: Path, end: int = end, state: Path | None = state) -> None:
+            if state is not None and trainer.step == 0:
+                trainer.load(state)
+            for _ in trainer.advance(end - trainer.step):
+                job.progress(trainer.step, settings.steps)
+            trainer.save(path)
+
+        state = job.shard(
+            Shard(
+                f"step-{end:06d}",
+                inputs={name: artifact.digest for name, artifact in job.inputs.items()},
+                config={"training": settings.model_dump(mode="json"), "step": end},
+                file=_STATE,
+                produce=advance,
+            )
+        )
+        job.progress(end, settings.steps)
+        yield end, state
+
+
 @study_asset(
     "base/checkpoint",
     version="1",
-    inputs=["dataset/latents", "base/autoencoder"],
+    inputs=["dataset/latents", "base/autoencoder", "base/trajectory"],
     settings=["model.pipeline", "model.training"],
     fingerprint=_pipeline_outside,
     describe=_describe_checkpoint,
@@ -124,41 +198,11 @@ def checkpoint(job: Job, out: Path) -> None:
     if settings.pipeline is not None:
         copy_pipeline(job.workspace.locate(settings.pipeline), out / "pipeline")
         return
-    train = load_shards(job.inputs["dataset/latents"], "train")
-    heldout = load_shards(job.inputs["dataset/latents"], "heldout")
-    training = reference_training(settings.training)
-    pipeline = build_pipeline(
-        open_autoencoder(job.folder(job.inputs["base/autoencoder"]) / "vae"),
-        train.captions,
-        settings.training.frames,
-        training,
-    )
-    trainer = Trainer(pipeline, train, heldout, training)
-    state: Path | None = None
-    for end in _chunk_ends(training.steps, settings.training.checkpoint_every):
-
-        def advance(path: Path, end: int = end, state: Path | None = state) -> None:
-            if state is not None and trainer.step == 0:
-                trainer.load(state)
-            for _ in trainer.advance(end - trainer.step):
-                job.progress(trainer.step, training.steps)
-            trainer.save(path)
-
-        state = job.shard(
-            Shard(
-                f"step-{end:06d}",
-                inputs={name: artifact.digest for name, artifact in job.inputs.items()},
-                config={"training": settings.training.model_dump(mode="json"), "step": end},
-                file="state.safetensors",
-                produce=advance,
-            )
-        )
-        job.progress(end, training.steps)
-    assert state is not None
-    trainer.load(state)
+    trainer = _trainer(job)
+    trainer.load(job.inputs["base/trajectory"].path(_STATE))
     save_pipeline(trainer.finish(), out / "pipeline")
     curve = [[p.step, p.train_loss, p.heldout_loss] for p in trainer.curve]
-    (out / "curve.json").write_text(json.dumps(curve) + "\n", encoding="utf-8")
+    (out / _CURVE).write_text(json.dumps(curve) + "\n", encoding="utf-8")
 
 
 def reference_training(settings: TrainingSettings) -> ReferenceTraining:

@@ -184,6 +184,19 @@ class UnlearningSettings(Section):
     seed: int = 2
 
 
+class GradientSettings(Section):
+    """Gradient features of pieces, which the gradient methods compare."""
+
+    layer_group: str = Field("transformer", description="weights they are gradients in")
+    mask_padding: bool = Field(True, description="mask padding in what is differentiated")
+    draws: PositiveInt = Field(16, description="draws a piece's gradient is averaged over")
+    dimension: PositiveInt | None = Field(
+        4096, description="random directions it is projected onto (null: all of it is kept)"
+    )
+    batch_size: PositiveInt = Field(16, description="per-example gradients held in memory")
+    seed: int = 7
+
+
 class GenerationSettings(Section):
     """How queries are generated from prompts."""
 
@@ -274,6 +287,7 @@ class Settings(Section):
         description="by method: what differs from the sections its fields are named after",
     )
     unlearning: UnlearningSettings = UnlearningSettings()
+    gradients: GradientSettings = GradientSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
     generation: GenerationSettings = GenerationSettings()
     fidelity: FidelitySettings = FidelitySettings()

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
-from tda_dagster.diffusion.objective import denoising_loss
+from tda_dagster.diffusion.objective import Objective, denoising_loss
 
 
 def per_example_gradients(
@@ -23,15 +23,17 @@ def per_example_gradients(
     *,
     mask_padding: bool,
     batch_size: int,
+    objective: Objective = denoising_loss,
 ) -> Iterator[dict[str, Tensor]]:
-    """Gradients of every (segment, draw), in chunks of at most `batch_size` rows.
+    """Gradients of every (segment, draw), in chunks of at most `batch_size` rows; of the loss, or
+    of another objective.
 
     Yields name → float32 [rows, *parameter shape], rows running over draws within segments. One
     example's gradient does not depend on the others of its chunk: they are taken with
     `vmap(grad)`, never as a gradient of a batch.
     """
     weights = model.weights(names)
-    gradient = grad(_loss_of_one(model))
+    gradient = grad(_of_one(model, objective))
     vectorised = vmap(gradient, in_dims=(None, 0, 0, 0, 0, 0, 0))
     waiting = draw_rows(model, segments, plan, batch_size)
     while True:
@@ -152,8 +154,8 @@ def draw_rows(
         )
 
 
-def _loss_of_one(model: MusicModel):  # type: ignore[no-untyped-def]  # vmap's callable has no type
-    def loss(
+def _of_one(model: MusicModel, objective: Objective):  # type: ignore[no-untyped-def]  # vmap's callable has no type
+    def value(
         weights: Mapping[str, Tensor],
         latents: Tensor,
         noise: Tensor,
@@ -165,7 +167,7 @@ def _loss_of_one(model: MusicModel):  # type: ignore[no-untyped-def]  # vmap's c
         def denoise(noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             return model.predict(weights, noised, timesteps, conditioning)
 
-        return denoising_loss(
+        return objective(
             denoise,
             latents.unsqueeze(0),
             Conditioning(cross.unsqueeze(0), global_.unsqueeze(0)),
@@ -174,4 +176,4 @@ def _loss_of_one(model: MusicModel):  # type: ignore[no-untyped-def]  # vmap's c
             mask.unsqueeze(0),
         )[0]
 
-    return loss
+    return value

@@ -19,6 +19,21 @@ class Denoiser(Protocol):
     def __call__(self, noised: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor: ...
 
 
+class Objective(Protocol):
+    """A figure per example, float32 [n], of what a denoiser predicts; arguments as those of
+    `denoising_loss`."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        latents: Tensor,
+        conditioning: Conditioning,
+        noise: Tensor,
+        timesteps: Tensor,
+        frame_mask: Tensor | None = None,
+    ) -> Tensor: ...
+
+
 def diffuse(latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
     """Noised latents and their velocity target, each like `latents` [n, C, T].
 
@@ -69,4 +84,19 @@ def denoising_loss(
     counted) restricts the mean to the valid frames, so that padding has no say.
     """
     frames = frame_losses(denoiser, latents, conditioning, noise, timesteps)
+    return mean_over(frames, frame_mask)
+
+
+def prediction_energy(
+    denoiser: Denoiser,
+    latents: Tensor,
+    conditioning: Conditioning,
+    noise: Tensor,
+    timesteps: Tensor,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """The mean of v̂² per example, float32 [n]: what D-TRAK differentiates in the loss's place
+    (arXiv:2311.00500, section 3.2). Arguments as those of `denoising_loss`."""
+    noised, _ = diffuse(latents, noise, timesteps)
+    frames = denoiser(noised, timesteps, conditioning).square().mean(dim=1)
     return mean_over(frames, frame_mask)

@@ -32,6 +32,7 @@ from tda_dagster.diffusion.stable_audio import StableAudioModel
 
 CAPTION_TOKENS = 40
 TIME_RANGE_S = (0.0, 64.0)
+_WEIGHTS = "weights/"
 
 
 @dataclass(frozen=True)
@@ -213,12 +214,21 @@ class Trainer:
                 parameter.requires_grad_(False)
         return self.pipeline
 
+    def learning_rate(self, step: int) -> float:
+        """The rate of a step: linear warm-up, then cosine decay to a twentieth."""
+        settings = self.settings
+        if step < settings.warmup_steps:
+            return settings.learning_rate * (step + 1) / settings.warmup_steps
+        done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+        decay = 0.05 + 0.95 * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+        return settings.learning_rate * decay
+
     def save(self, path: Path) -> None:
         """Write the training state as one safetensors file."""
         tensors: dict[str, Tensor] = {}
         for name, parameter in self._named.items():
             state = self._optimizer.state[parameter]
-            tensors[f"weights/{name}"] = parameter.detach()
+            tensors[f"{_WEIGHTS}{name}"] = parameter.detach()
             tensors[f"average/{name}"] = self._average[name]
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}/{name}"] = state[moment]
@@ -237,13 +247,24 @@ class Trainer:
         self.curve = [Progress(*point) for point in header["curve"]]
         with torch.no_grad():
             for name, parameter in self._named.items():
-                parameter.copy_(tensors[f"weights/{name}"])
+                parameter.copy_(tensors[f"{_WEIGHTS}{name}"])
                 self._average[name].copy_(tensors[f"average/{name}"])
                 self._optimizer.state[parameter] = {
                     "step": torch.tensor(float(self.step)),
                     "exp_avg": tensors[f"exp_avg/{name}"],
                     "exp_avg_sq": tensors[f"exp_avg_sq/{name}"],
                 }
+
+    @staticmethod
+    def weights_in(path: Path) -> dict[str, Tensor]:
+        """The weights of a state written by `save`, not averaged, by name with the part's name
+        before it."""
+        with safe_open(path, framework="pt") as file:
+            return {
+                name.removeprefix(_WEIGHTS): file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith(_WEIGHTS)
+            }
 
     def _train_step(self) -> float:
         settings = self.settings
@@ -261,7 +282,7 @@ class Trainer:
         conditioning = Conditioning(conditioning.cross * keep.view(-1, 1, 1), conditioning.global_)
         loss = denoising_loss(self.model, latents, conditioning, noise, timesteps).mean()
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.learning_rate * self._rate(self.step)
+            group["lr"] = self.learning_rate(self.step)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(list(self._named.values()), 1.0)
@@ -272,14 +293,6 @@ class Trainer:
                 list(self._average.values()), list(self._named.values()), 1 - decay
             )
         return float(loss.detach())
-
-    def _rate(self, step: int) -> float:
-        """Linear warm-up, then cosine decay to a twentieth."""
-        settings = self.settings
-        if step < settings.warmup_steps:
-            return (step + 1) / settings.warmup_steps
-        done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-        return 0.05 + 0.95 * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
 
     def _tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = self.pipeline.tokenizer(

@@ -70,7 +70,8 @@ def trained_weights(pipeline: StableAudioPipeline) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def put_weights(pipeline: StableAudioPipeline, weights: Mapping[str, Tensor]) -> None:
-    """Overwrite the weights of the trained parts by those that `trained_weights` gave."""
+    """Overwrite weights of the trained parts by those of the same names; others stay."""
     for part in TRAINED:
         for name, parameter in getattr(pipeline, part).named_parameters():
-            parameter.copy_(weights[f"{part}.{name}"])
+            if f"{part}.{name}" in weights:
+                parameter.copy_(weights[f"{part}.{name}"])

@@ -50,6 +50,14 @@ METHODS = {
     "caption": f"{_HERE}.caption:Caption",
     "lpips": f"{_HERE}.lpips:Lpips",
     "representer": f"{_HERE}.representer:Representer",
+    "grad_dot": f"{_HERE}.grad_dot:GradDot",
+    "grad_cosine": f"{_HERE}.grad_cosine:GradCosine",
+    "tracin": f"{_HERE}.tracin:TracIn",
+    "trak": f"{_HERE}.trak:Trak",
+    "d_trak": f"{_HERE}.d_trak:DTrak",
+    "fisher_influence": f"{_HERE}.fisher_influence:FisherInfluence",
+    "kernel_influence": f"{_HERE}.kernel_influence:KernelInfluence",
+    "trajectory_influence": f"{_HERE}.trajectory_influence:TrajectoryInfluence",
     "random": f"{_HERE}.random:Random",
 }
 """Name → where its class is; a class is imported when its method is used."""

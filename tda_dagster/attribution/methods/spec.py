@@ -13,12 +13,14 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
+from tda_dagster.attribution.features import GradientSpec, TrainingCheckpoint
 from tda_dagster.attribution.fisher import FisherSum
 from tda_dagster.attribution.unlearning import Unlearned
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.embedding import Embedding
+from tda_dagster.errors import TdaError
 from tda_dagster.settings import (
     NoiseSettings,
     ScoringSettings,
@@ -45,6 +47,20 @@ class Material(Protocol):
     @property
     def train(self) -> LatentSegments:
         """All training segments, in memory."""
+
+    @property
+    def checkpoints(self) -> tuple[TrainingCheckpoint, ...]:
+        """The stored checkpoints of the base model's training, in order; none for a model that was
+        trained elsewhere."""
+
+    def model_at(self, checkpoint: TrainingCheckpoint | None) -> MusicModel:
+        """The model as it was at a checkpoint, until the next call (None: the base model)."""
+
+    def features(
+        self, spec: GradientSpec, checkpoint: TrainingCheckpoint | None = None
+    ) -> torch.Tensor:
+        """Gradient features of all training segments, float32 [segments, dimension] in the order of
+        `train`, under the base model or at a checkpoint. They are computed once for all methods."""
 
     def embedding(self, name: str) -> Embedding:
         """An audio embedding of the training segments; raises TdaError when there is none."""
@@ -142,6 +158,17 @@ class JointScoringSpec(MethodSpec):
     def score(self, material: Material, queries: LatentSegments) -> torch.Tensor:
         """Scores float64 [queries, training segments] on CPU, larger = more influential; segments
         in the order of `material.train`."""
+
+
+def stored_checkpoints(material: Material, method: str) -> tuple[TrainingCheckpoint, ...]:
+    """The checkpoints of the training; raises TdaError when none are stored."""
+    found = material.checkpoints
+    if not found:
+        raise TdaError(
+            f"{method}: the model of model.pipeline came without checkpoints of its training; take "
+            "a method that looks at the model alone, e.g. kernel_influence"
+        )
+    return found
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""Gradient features: what a piece pulls the weights towards, as one vector per piece.
+
+What belongs here: the one producer of per-piece gradients that all gradient methods share, and
+their random projection. How features are compared is `influence`'s business.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tda_dagster.attribution.gradients import per_example_gradients
+from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.diffusion.noise import NoisePlan, keyed_generator
+from tda_dagster.diffusion.objective import Objective, denoising_loss, prediction_energy
+from tda_dagster.settings import GradientSettings
+
+OBJECTIVES: dict[str, Objective] = {"loss": denoising_loss, "energy": prediction_energy}
+"""What gradients may be of, by the name that `objective` gives it."""
+
+
+class GradientSpec(GradientSettings):
+    """The settings of gradient features, and what they are gradients of."""
+
+    objective: Literal["loss", "energy"] = "loss"
+
+    def features(self, model: MusicModel, pieces: LatentSegments) -> Tensor:
+        """The features of some pieces under a model, float32 [pieces, dimension]."""
+        return gradient_features(
+            model,
+            model.layer_group(self.layer_group),
+            pieces,
+            NoisePlan(draws=self.draws, seed=self.seed),
+            project=(
+                whole if self.dimension is None else random_projection(self.dimension, self.seed)
+            ),
+            mask_padding=self.mask_padding,
+            batch_size=self.batch_size,
+            objective=OBJECTIVES[self.objective],
+        )
+
+
+@dataclass(frozen=True)
+class TrainingCheckpoint:
+    """A stored checkpoint of a training: after `step` steps, the last of them at that rate."""
+
+    step: int
+    learning_rate: float
+
+
+_HELD_BYTES = 256e6
+"""About how much memory averaged gradients take before they are projected."""
+_BLOCK = 8192
+"""Weights whose part of the projection matrix is in memory at a time."""
+
+
+def gradient_features(
+    model: MusicModel,
+    names: Sequence[str],
+    pieces: LatentSegments,
+    plan: NoisePlan,
+    *,
+    project: Callable[[Tensor], Tensor],
+    mask_padding: bool,
+    batch_size: int,
+    objective: Objective = denoising_loss,
+) -> Tensor:
+    """The gradient of every piece's objective in the named weights, averaged over the plan's draws
+    and projected: float32 [pieces, dimension] on CPU.
+
+    Gradients of `batch_size` draws, and averages of about 256 MB, are in memory at a time. A
+    piece's features depend neither on that nor on the other pieces (beyond rounding).
+    """
+    draws = len(plan.indices)
+    numbers = model.parameter_count(names)
+    held = max(1, int(_HELD_BYTES / (4 * numbers)))
+    features = []
+    for start in range(0, len(pieces), held):
+        chunk = pieces.take(range(start, min(start + held, len(pieces))))
+        mean = torch.zeros((len(chunk), numbers))
+        row = 0
+        for gradients in per_example_gradients(
+            model,
+            names,
+            chunk,
+            plan,
+            mask_padding=mask_padding,
+            batch_size=batch_size,
+            objective=objective,
+        ):
+            flat = torch.cat([gradients[name].flatten(1) for name in names], dim=1).cpu()
+            who = torch.arange(row, row + len(flat)) // draws
+            mean.index_add_(0, who, flat / draws)
+            row += len(flat)
+        features.append(project(mean))
+    return torch.cat(features)
+
+
+def whole(gradients: Tensor) -> Tensor:
+    """No projection: the gradients themselves."""
+    return gradients
+
+
+def random_projection(dimension: int, seed: int) -> Callable[[Tensor], Tensor]:
+    """Projection of [n, numbers] onto `dimension` random directions with entries ±1/√dimension,
+    which keeps inner products in expectation (Achlioptas, 2003).
+
+    The directions depend on the seed and on the weights' places alone; of their matrix one block of
+    weights is made at a time.
+    """
+
+    def project(gradients: Tensor) -> Tensor:
+        projected = torch.zeros((len(gradients), dimension))
+        for start, directions in _blocks(gradients.shape[1], dimension, seed):
+            projected += gradients[:, start : start + len(directions)] @ directions
+        return projected
+
+    return project
+
+
+def _blocks(numbers: int, dimension: int, seed: int) -> Iterator[tuple[int, Tensor]]:
+    for start in range(0, numbers, _BLOCK):
+        size = min(_BLOCK, numbers - start)
+        generator = keyed_generator(seed, "projection", str(start))
+        signs = torch.randint(0, 2, (size, dimension), generator=generator, dtype=torch.int8)
+        yield start, (2 * signs - 1).float() / dimension**0.5

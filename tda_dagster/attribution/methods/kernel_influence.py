@@ -1,0 +1,30 @@
+"""Influence under the whole Fisher information: the derivative of unlearning."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from tda_dagster.attribution.features import GradientSpec
+from tda_dagster.attribution.influence import kernel_influence
+from tda_dagster.attribution.methods.spec import Family, JointScoringSpec, Material
+from tda_dagster.diffusion.latents import LatentSegments
+
+
+class KernelInfluence(JointScoringSpec):
+    """How fast each segment's loss rises as the query is unlearned: g_i·(F + λI)⁻¹·g_q/N.
+
+    FIM-regularised unlearning (arXiv:2506.18312, section 3) moves the weights along F⁻¹∇L(ẑ); this
+    is the derivative of the losses along that way, with F the whole empirical Fisher information of
+    the training segments rather than its diagonal, and no step size. All queries share one pass
+    over the training segments.
+    """
+
+    method: Literal["kernel_influence"] = "kernel_influence"
+    family: ClassVar[Family] = "unlearning"
+    gradients: GradientSpec
+    damping: float = Field(1.0, gt=0, description="relative to the kernel's mean eigenvalue")
+
+    def score(self, material: Material, queries: LatentSegments) -> Tensor:
+        asked = self.gradients.features(material.model, queries)
+        return kernel_influence(asked, material.features(self.gradients), self.damping)
