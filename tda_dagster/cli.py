@@ -32,6 +32,7 @@ def run(
     cohort: Annotated[str, typer.Argument(help="The cohort to attribute.")] = "reference",
 ) -> None:
     """The main job: everything the cohort's attribution needs, then the answer."""
+    from tda_dagster.dvc_figures import write_figures
     from tda_dagster.execution import materialize, write_digests
     from tda_dagster.partitions import main_partitions
     from tda_dagster.summary import print_summary
@@ -40,6 +41,7 @@ def run(
     partitions = main_partitions(workspace, cohort)
     materialize(workspace, partitions, names=None, console=console)
     write_digests(workspace, cohort, None)
+    write_figures(workspace, cohort)
     print_summary(workspace, cohort, console)
 
 
@@ -50,7 +52,9 @@ def materialize_command(
     ] = None,
     cohort: CohortOption = "reference",
 ) -> None:
-    """Materialise some of the graph and list the groups' digests in data/digests/GROUP.json."""
+    """Materialise some of the graph and list the groups' digests in data/digests/GROUP.json; with
+    the warehouse, write the figures that DVC compares."""
+    from tda_dagster.dvc_figures import write_figures
     from tda_dagster.execution import materialize, write_digests
     from tda_dagster.partitions import main_partitions
 
@@ -58,6 +62,8 @@ def materialize_command(
     partitions = main_partitions(workspace, cohort)
     materialize(workspace, partitions, names=names, console=console)
     write_digests(workspace, cohort, names)
+    if names is None or {"warehouse", "warehouse/duckdb"} & set(names):
+        write_figures(workspace, cohort)
 
 
 @app.command()
@@ -97,6 +103,22 @@ def partitions() -> None:
         register(dagster, workspace, known)
         for partition in known:
             console.print(str(partition.key), highlight=False)
+
+
+@app.command()
+def reconcile() -> None:
+    """Tell Dagster of what is live in the store without it having seen it made: by another
+    machine, or found unchanged by DVC."""
+    from tda_dagster.execution import instance
+    from tda_dagster.reconcile import reconcile
+
+    workspace = _workspace()
+    with instance(workspace) as dagster:
+        reported = reconcile(workspace, dagster)
+    for live in reported:
+        console.print(f"reported {live}", highlight=False, markup=False)
+    if not reported:
+        console.print("Dagster knows of everything that is live")
 
 
 @app.command()
@@ -197,10 +219,16 @@ def query_list() -> None:
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000) -> None:
     """Start the Dagster UI on this workspace (`dagster dev` with its home set)."""
-    from tda_dagster.execution import prepare_home
+    from tda_dagster.execution import instance, prepare_home
+    from tda_dagster.reconcile import reconcile
 
     workspace = _workspace()
     os.environ["DAGSTER_HOME"] = str(prepare_home(workspace))
+    try:
+        with instance(workspace) as known:
+            reconcile(workspace, known)
+    except TdaError as error:  # the graph can be looked at without the store
+        console.print(f"[yellow]the store was not compared with Dagster:[/yellow] {error}")
     dagster = str(Path(sys.executable).with_name("dagster"))
     module = ["-m", "tda_dagster.definitions"]
     os.execv(dagster, [dagster, "dev", *module, "-h", "127.0.0.1", "-p", str(port)])

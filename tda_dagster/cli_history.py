@@ -111,7 +111,7 @@ def gc(
         )
     kept = f"{plan.kept_refs} refs and {plan.kept_blobs} blobs stay"
     kept += f" ({plan.kept_size_bytes / 1e6:.1f} MB)"
-    if not plan.refs and not plan.blobs:
+    if not (plan.refs or plan.blobs or plan.claims):
         _say(console, f"nothing to remove; {kept}")
         return
     console.print(collection_table(plan))

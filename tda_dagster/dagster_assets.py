@@ -1,7 +1,8 @@
 """Study assets as Dagster assets.
 
 What belongs here: everything Dagster needs to know of a declared asset, and the one function that
-Dagster calls, which finds or makes the artifact, checks it and reports it.
+Dagster calls, which finds or makes the artifact, checks it and reports it. How artifacts are
+reported that came to be without this Dagster is in `reconcile`.
 """
 
 import time
@@ -14,29 +15,51 @@ from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, 
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
 from tda_dagster.progress import Progress
 from tda_dagster.schema import dagster_schema
-from tda_dagster.store import Materialized, canonical_json, digest_of
+from tda_dagster.store import Artifact, Materialized, Ref, canonical_json, digest_of
 from tda_dagster.workspace import Workspace, nested
 
 
 def dagster_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """All declared assets, with the workspace's settings as defaults of their launchpads."""
-    versions: dict[str, str] = {}
+    versions = code_versions(workspace)
     return [
-        _dagster_asset(declared, workspace, _code_version(declared, workspace, versions))
-        for declared in STUDY_ASSETS.values()
+        _dagster_asset(declared, workspace, versions[name])
+        for name, declared in STUDY_ASSETS.items()
     ]
 
 
-def _key(name: str) -> dg.AssetKey:
+def code_versions(workspace: Workspace) -> dict[str, str]:
+    """What Dagster compares of each asset, by its name, to tell whether it is stale."""
+    versions: dict[str, str] = {}
+    for declared in STUDY_ASSETS.values():
+        _code_version(declared, workspace, versions)
+    return versions
+
+
+def asset_key(name: str) -> dg.AssetKey:
+    """The key of a study asset in Dagster."""
     return dg.AssetKey(name.split("/"))
+
+
+def metadata(declared: StudyAsset, ref: Ref, artifact: Artifact) -> dict[str, Any]:
+    """What people see of an artifact, however it came to be live. One of another version may have
+    other files, so it is not described."""
+    as_declared = ref.recipe.code_version == declared.version
+    return {
+        "computed in (s)": round(ref.seconds, 2),
+        "size (MB)": round(artifact.size_bytes / 1e6, 3),
+        "files": len(artifact.entries),
+        "recipe": ref.recipe.key,
+        **(declared.describe(artifact) if as_declared else {}),
+    }
 
 
 def _dagster_asset(
     declared: StudyAsset, workspace: Workspace, code_version: str
 ) -> dg.AssetsDefinition:
     @dg.asset(
-        key=_key(declared.name),
-        deps=[_key(name) for name in (*declared.inputs, *declared.gathers)],
+        key=asset_key(declared.name),
+        deps=[asset_key(name) for name in (*declared.inputs, *declared.gathers)],
         group_name=declared.name.split("/")[0],
         kinds=set(declared.kinds),
         owners=["team:attribution"],
@@ -46,7 +69,7 @@ def _dagster_asset(
         config_schema=dagster_schema(workspace.settings, declared.settings),
         check_specs=[
             dg.AssetCheckSpec(
-                name, asset=_key(declared.name), blocking=True, description=check.__doc__
+                name, asset=asset_key(declared.name), blocking=True, description=check.__doc__
             )
             for name, check in declared.checks.items()
         ],
@@ -126,16 +149,12 @@ def _result(
         metadata={
             "cached": made.cached,
             "seconds": round(seconds, 2),
-            "computed in (s)": round(made.ref.seconds, 2),
-            "size (MB)": round(made.artifact.size_bytes / 1e6, 3),
-            "files": len(made.artifact.entries),
-            "recipe": made.ref.recipe.key,
-            **declared.describe(made.artifact),
+            **metadata(declared, made.ref, made.artifact),
         },
         check_results=[
             dg.AssetCheckResult(
                 check_name=name,
-                asset_key=_key(declared.name),
+                asset_key=asset_key(declared.name),
                 passed=verdict.passed,
                 severity=dg.AssetCheckSeverity.ERROR,
                 metadata={"detail": verdict.detail},

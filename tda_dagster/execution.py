@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS
-from tda_dagster.partitions import Partition, register
+from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
@@ -57,14 +57,16 @@ def materialize(
     choose: Callable[[Sequence[Partition]], Sequence[Partition]] = lambda partitions: partitions,
 ) -> None:
     """Materialise asset groups and assets by name for some partitions; None names all but those
-    that are made on request only.
+    that are made on request only. So does a group's name, unless it has no others.
 
     What all partitions share comes first, then each partition, then what gathers them; when the
-    shared part is done, `choose` says which of the partitions are to be run. Raises the error of
-    the first asset that failed, or RunFailed naming the check that did.
+    shared part is done, `choose` says which of the partitions are to be run. In the end Dagster
+    is told of what else is live. Raises the error of the first asset that failed, or RunFailed
+    naming the check that did.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
     from tda_dagster.definitions import defs  # reads the workspace
+    from tda_dagster.reconcile import reconcile
 
     shared, partitioned, gathered = _phases(_select(names))
     with instance(workspace) as dagster:
@@ -80,6 +82,7 @@ def materialize(
                 )
             _run(defs, dagster, partition, partitioned, console)
         _run(defs, dagster, None, gathered, console)
+        reconcile(workspace, dagster)
 
 
 def _select(names: Sequence[str] | None) -> list[str]:
@@ -93,7 +96,14 @@ def _select(names: Sequence[str] | None) -> list[str]:
             f"{sorted(unknown)[0]!r} is neither an asset group nor an asset; there are: "
             f"{', '.join(sorted(known))}"
         )
-    return [name for name in STUDY_ASSETS if name in names or name.split("/")[0] in names]
+    groups: dict[str, list[str]] = {}
+    for name in STUDY_ASSETS:
+        groups.setdefault(name.split("/")[0], []).append(name)
+    asked_for = set(names)
+    for group in asked_for & set(groups):
+        default = [name for name in groups[group] if not STUDY_ASSETS[name].on_request]
+        asked_for |= set(default or groups[group])
+    return [name for name in STUDY_ASSETS if name in asked_for]
 
 
 def _phases(selected: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
@@ -144,16 +154,21 @@ def _run(
 
 
 def write_digests(workspace: Workspace, cohort: str, names: Sequence[str] | None) -> None:
-    """Write the digest of every live artifact of each named group (all: None) to
-    data/digests/<group>.json, with nothing in it that differs between two equal runs."""
+    """Write the digests of what is live of each named group (all: None), of the cohort under the
+    methods of the main job, to data/digests/<group>.json, with nothing in it that differs between
+    two equal runs."""
+    partitions = main_partitions(workspace, cohort)
+    wanted = {
+        (name, declared.store_partition(partition))
+        for name, declared in STUDY_ASSETS.items()
+        for partition in partitions
+    }
     found: dict[str, dict[str, str]] = {}
     for ref in workspace.store.heads():
         group, _, name = ref.recipe.asset.partition("/")
-        partition = ref.recipe.partition
-        if partition and partition.partition("|")[0] != cohort:
-            continue
-        if names is None or group in names:
-            found.setdefault(group, {})[f"{name}[{partition}]"] = ref.digest
+        place = ref.recipe.partition
+        if (ref.recipe.asset, place) in wanted and (names is None or group in names):
+            found.setdefault(group, {})[f"{name}[{place}]"] = ref.digest
     workspace.digests.mkdir(parents=True, exist_ok=True)
     for group, digests in found.items():
         path = workspace.digests / f"{group}.json"

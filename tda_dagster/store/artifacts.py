@@ -15,6 +15,7 @@ from pathlib import Path
 from tda_dagster.object_storage import PATIENCE_S, TRANSFERS
 from tda_dagster.store import lineage
 from tda_dagster.store.blobs import open_blobs
+from tda_dagster.store.claims import Claims
 from tda_dagster.store.errors import MissingArtifact
 from tda_dagster.store.places import open_place
 from tda_dagster.store.refs import Recipe, Ref, RefBook
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Materialized:
-    """What `materialize` returns: `cached` says that nothing had to be computed."""
+    """What `materialize` returns: `cached` says that nothing had to be computed here."""
 
     ref: Ref
     cached: bool
@@ -44,8 +45,8 @@ class ArtifactStore:
     requests are made at a time, and one that fails is tried again for `patience_s` seconds. Then,
     and at once where waiting would not help, it raises `ObjectStorageError`.
 
-    Processes and machines may share a store: nothing is visible before it is complete, and of
-    those who commit the same recipe the first wins.
+    Processes and machines may share a store: nothing is visible before it is complete, of those
+    who commit the same recipe the first wins, and of those who materialize it one computes.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ArtifactStore:
         self._place = open_place(self.root, cache_dir, transfers, patience_s)
         self._blobs = open_blobs(self._place, cache_dir, cache_bytes)
         self._refs = RefBook(self._place)
+        self._claims = Claims(self._place)
 
     # Blobs
 
@@ -168,19 +170,17 @@ class ArtifactStore:
         """The artifact of `recipe`: found, or made by `produce`, which writes its files into the
         empty folder that it is given.
 
+        If somebody else is making it, waits for that; should they fail or die, it is made here.
         Makes the ref the live one if `head`. Whatever `produce` raises comes through and leaves
         nothing behind. A ref whose artifact is no longer whole is as good as none.
         """
-        ref = self.find(recipe)
-        artifact = self._whole(ref) if ref else None
-        if ref is None or artifact is None:
-            ref, cached = self._make(recipe, produce, run_id, device), False
-            artifact = self.artifact(ref.digest)
-        else:
-            cached = True
+        made = self._found(recipe)
+        if made is None:
+            with self._claims.turn(recipe, run_id, lambda: self._found(recipe)) as found:
+                made = found or self._make(recipe, produce, run_id, device)
         if head:
-            self.set_head(ref)
-        return Materialized(ref, cached, artifact)
+            self.set_head(made.ref)
+        return made
 
     # Lineage
 
@@ -197,15 +197,21 @@ class ArtifactStore:
         """Hash everything reachable from the heads again; an empty list if all is well."""
         return lineage.verify(self._refs, self._blobs)
 
+    def _found(self, recipe: Recipe) -> Materialized | None:
+        ref = self.find(recipe)
+        artifact = self._whole(ref) if ref else None
+        return Materialized(ref, cached=True, artifact=artifact) if ref and artifact else None
+
     def _make(
         self, recipe: Recipe, produce: Callable[[Path], None], run_id: str, device: str
-    ) -> Ref:
+    ) -> Materialized:
         with self._place.staging.folder() as folder:
             start = time.monotonic()
             produce(folder)
             seconds = time.monotonic() - start
             digest = self._put_tree(folder, self._take_or_copy)
-        return self.commit(recipe, digest, run_id=run_id, device=device, seconds=seconds)
+        ref = self.commit(recipe, digest, run_id=run_id, device=device, seconds=seconds)
+        return Materialized(ref, cached=False, artifact=self.artifact(ref.digest))
 
     def _put_tree(self, folder: Path, put: Callable[[Path], tuple[str, int]]) -> str:
         files = dict(files_below(folder))

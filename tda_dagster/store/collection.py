@@ -13,6 +13,8 @@ What is kept, and why:
 
 Refs go first, then blobs, so that an interrupted collection leaves nothing that names what is not
 there; the rest goes next time. Between the two, what others did meanwhile is looked at again.
+
+Claims of those who died and whose work nobody took up go too; a live one is renewed all the time.
 """
 
 import itertools
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tda_dagster.store import lineage
+from tda_dagster.store import claims, lineage
 from tda_dagster.store.artifacts import ArtifactStore
 from tda_dagster.store.errors import MissingArtifact, StoreError
 from tda_dagster.store.refs import Ref
@@ -38,6 +40,7 @@ NOBODY = ""
 
 _BLOBS = "cas/sha256"
 _REFS = "refs"
+_CLAIM_GRACE = timedelta(hours=1)
 
 
 @dataclass
@@ -64,6 +67,8 @@ class Plan:
     young_blobs: int
     """Blobs that nothing reaches, kept because they are younger than the grace period."""
     grace: timedelta
+    claims: tuple[str, ...] = ()
+    """Names of claims that nobody has renewed for an hour."""
 
     @property
     def size_bytes(self) -> int:
@@ -105,6 +110,7 @@ def plan_collection(store: ArtifactStore, *, grace: timedelta = GRACE) -> Plan:
         kept_size_bytes=sum(b.size_bytes for b in blobs) - sum(b.size_bytes for b in dead),
         young_blobs=len(loose) - len(dead),
         grace=grace,
+        claims=tuple(c.name for c in inventory(place, claims.FOLDER) if _abandoned(c.written)),
     )
 
 
@@ -122,6 +128,9 @@ def collect(
     before = datetime.now(UTC) - plan.grace
     total = len(plan.refs) + len(plan.blobs)
     removed: list[Ref] = []
+    for name in plan.claims:
+        if _abandoned(last_written(place, name)):
+            place.remove(name)
     kept, _ = _reach(store, before)
     for number, (name, ref) in enumerate(plan.refs):
         if ref.recipe.key not in kept and not _young(last_written(place, name), before):
@@ -226,6 +235,11 @@ def _key(ref_name: str) -> str:
 def _young(written: datetime | None, before: datetime) -> bool:
     """Whether something was written within the grace period; also if nobody knows."""
     return written is None or written > before
+
+
+def _abandoned(renewed: datetime | None) -> bool:
+    """Whether a claim last written at `renewed` is nobody's any more."""
+    return not _young(renewed, datetime.now(UTC) - _CLAIM_GRACE)
 
 
 def _digest(blob: Stored) -> str:

@@ -26,7 +26,9 @@ class Ground:
         return ArtifactStore(self.root, cache_dir=self.cache_dir)
 
     def files(self, folder: str = "") -> dict[str, bytes]:
-        paths = self.fs.find(f"{self._base}/{folder}")
+        found = self.fs.find(f"{self._base}/{folder}", detail=True)
+        # A server may go on listing a folder that has become empty.
+        paths = [path for path, info in found.items() if info["type"] == "file"]
         return {path[len(self._base) + 1 :]: self.fs.cat_file(path) for path in paths}
 
     def overwrite(self, name: str, data: bytes) -> None:
