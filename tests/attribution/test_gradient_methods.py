@@ -1,0 +1,266 @@
+"""Gradient features against a loop of backward passes, and the methods against their formulas."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from tda_dagster.attribution.features import (
+    GradientSpec,
+    TrainingCheckpoint,
+    gradient_features,
+    random_projection,
+    whole,
+)
+from tda_dagster.attribution.fisher import FisherSum, estimate_fisher
+from tda_dagster.attribution.influence import inner_products, kernel_influence
+from tda_dagster.attribution.methods import JointScoringSpec, method_class
+from tda_dagster.attribution.similarity import cosine
+from tda_dagster.attribution.sweep import sweep
+from tda_dagster.attribution.unlearning import unlearn
+from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.objective import diffuse, prediction_energy
+from tda_dagster.errors import TdaError
+from tda_dagster.settings import Settings, overridden
+
+ByHand = Callable[..., dict[str, Tensor]]
+PLAN = NoisePlan(draws=3, seed=4)
+
+
+@pytest.fixture(scope="module")
+def names(model: MusicModel) -> tuple[str, ...]:
+    return model.layer_group("cross_attention")
+
+
+@pytest.fixture(scope="module")
+def features(model: MusicModel, names: tuple[str, ...]) -> Callable[..., Tensor]:
+    return partial(gradient_features, model, names, mask_padding=True)
+
+
+@pytest.fixture(scope="module")
+def expected(
+    twin: MusicModel,
+    names: tuple[str, ...],
+    segments: LatentSegments,
+    gradient_by_hand: ByHand,
+) -> Tensor:
+    """Every segment's gradient, one backward pass per draw, averaged: [segments, numbers]."""
+    rows = []
+    for row in range(len(segments)):
+        one = segments.take([row])
+        draws = [gradient_by_hand(twin, one, PLAN, k, True) for k in range(PLAN.draws)]
+        rows.append(
+            torch.stack([torch.cat([d[name].flatten() for name in names]) for d in draws]).mean(0)
+        )
+    return torch.stack(rows)
+
+
+def test_they_are_the_gradients_of_a_backward_pass_per_draw_averaged(
+    features: Callable[..., Tensor], segments: LatentSegments, expected: Tensor
+) -> None:
+    found = features(segments, PLAN, project=whole, batch_size=4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_neither_batches_nor_neighbours_nor_memory_matter(
+    features: Callable[..., Tensor],
+    segments: LatentSegments,
+    batch_size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project = random_projection(32, seed=0)
+    together = features(segments, PLAN, project=project, batch_size=7)
+    monkeypatch.setattr("tda_dagster.attribution.features._HELD_BYTES", 1.0)  # one piece at a time
+    found = features(segments.take([5, 1]), PLAN, project=project, batch_size=batch_size)
+    torch.testing.assert_close(found, together[[5, 1]], rtol=1e-4, atol=1e-7)
+
+
+def test_a_projection_is_a_product_with_one_matrix_of_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tda_dagster.attribution.features._BLOCK", 10)
+    project = random_projection(16, seed=3)
+    matrix = project(torch.eye(37))
+    assert torch.equal(matrix.abs(), torch.full((37, 16), 0.25))
+    assert abs(float(matrix.mean())) < 0.05
+    vectors = torch.randn((5, 37), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(project(vectors), vectors @ matrix)
+    assert not torch.equal(random_projection(16, seed=4)(torch.eye(37)), matrix)
+
+
+def test_a_projection_keeps_inner_products_on_average() -> None:
+    vectors = torch.randn((4, 300), generator=torch.Generator().manual_seed(0))
+    exact = inner_products(vectors, vectors)
+    found = torch.stack(
+        [
+            inner_products(projected, projected)
+            for projected in (random_projection(256, seed)(vectors) for seed in range(40))
+        ]
+    )
+    # An inner product's variance is at most 2·|a|²|b|²/dimension; 40 matrices are averaged.
+    norms = exact.diagonal().sqrt()
+    allowed = 4 * (2 / 256 / 40) ** 0.5 * torch.outer(norms, norms)
+    assert ((found.mean(0) - exact).abs() < allowed).all()
+
+
+def test_energy_is_the_mean_square_of_what_is_predicted(
+    model: MusicModel, segments: LatentSegments
+) -> None:
+    conditioning = model.condition(
+        segments.captions, segments.seconds_start, segments.seconds_total
+    )
+    noise = PLAN.noise(segments.segment_ids, model.latent_shape)[:, 0]
+    times = PLAN.timesteps()[:1].expand(len(segments))
+    noised, _ = diffuse(segments.latents, noise, times)
+    predicted = model(noised, times, conditioning)
+    found = prediction_energy(
+        model, segments.latents, conditioning, noise, times, segments.frame_mask()
+    )
+    for row, valid in enumerate(segments.valid_frames.tolist()):
+        expected = predicted[row, :, :valid].square().mean()
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_the_kernel_form_is_the_inverse_of_the_whole_fisher_information() -> None:
+    generator = torch.Generator().manual_seed(1)
+    segments = torch.randn((9, 14), generator=generator, dtype=torch.float64)
+    queries = torch.randn((3, 14), generator=generator, dtype=torch.float64)
+    damping, count = 0.3, len(segments)
+    fisher = segments.T @ segments / count
+    floor = damping * float((segments @ segments.T).diagonal().sum()) / count**2
+    inverse = torch.linalg.inv(fisher + floor * torch.eye(14, dtype=torch.float64))
+    expected = queries @ inverse @ segments.T / count
+    torch.testing.assert_close(kernel_influence(queries, segments, damping), expected)
+
+
+def test_it_points_at_the_same_segments_as_inner_products_when_damping_is_large() -> None:
+    generator = torch.Generator().manual_seed(1)
+    segments, queries = (torch.randn((n, 14), generator=generator) for n in (9, 3))
+    found = kernel_influence(queries, segments, 1e9)
+    plain = inner_products(queries, segments)
+    torch.testing.assert_close(found / found.norm(), plain / plain.norm(), rtol=1e-5, atol=1e-8)
+
+
+@dataclass
+class Study:
+    """The `Material` of gradient methods: two checkpoints, and the base model."""
+
+    model: MusicModel
+    fisher: FisherSum
+    train: LatentSegments
+    earlier: dict[int, MusicModel]
+
+    @property
+    def checkpoints(self) -> tuple[TrainingCheckpoint, ...]:
+        return tuple(TrainingCheckpoint(step, 0.1 * step) for step in self.earlier)
+
+    def model_at(self, checkpoint: TrainingCheckpoint | None) -> MusicModel:
+        return self.model if checkpoint is None else self.earlier[checkpoint.step]
+
+    def features(self, spec: GradientSpec, checkpoint: TrainingCheckpoint | None = None) -> Tensor:
+        return spec.features(self.model_at(checkpoint), self.train)
+
+
+@pytest.fixture(scope="module")
+def study(model: MusicModel, segments: LatentSegments, spectral_folder) -> Study:  # type: ignore[no-untyped-def]
+    from tda_dagster.diffusion.opening import open_model
+
+    fisher = estimate_fisher(model, segments, NoisePlan(draws=2, seed=1))
+    earlier = {}
+    for step in (2, 5):
+        at = open_model(spectral_folder)
+        with torch.no_grad():
+            for parameter in at.denoiser.parameters():
+                parameter *= 1 - 0.05 * step
+        earlier[step] = at
+    return Study(model, fisher, segments, earlier)
+
+
+@pytest.fixture(scope="module")
+def queries(make_segments: Callable[..., LatentSegments]) -> LatentSegments:
+    return replace(make_segments(2, seed=8), segment_ids=("q0", "q1"))
+
+
+SETTINGS = overridden(
+    Settings(),
+    {"gradients.draws": 2, "gradients.dimension": None, "unlearning.draws": 2},
+    "test",
+)
+
+
+def spec_of(name: str) -> JointScoringSpec:
+    found = method_class(name).of(SETTINGS)
+    assert isinstance(found, JointScoringSpec)
+    return found
+
+
+def vectors_of(
+    model: MusicModel, pieces: Sequence[LatentSegments], objective: str = "loss"
+) -> list[Tensor]:
+    spec = GradientSpec(**dict(SETTINGS.gradients), objective=objective)  # type: ignore[arg-type]
+    return [spec.features(model, p).double() for p in pieces]
+
+
+def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> None:
+    pieces = (queries, study.train)
+    g, everything = vectors_of(study.model, pieces)
+    energy_g, energy = vectors_of(study.model, pieces, "energy")
+    along = [vectors_of(at, pieces) for at in study.earlier.values()]
+    kernels = [kernel_influence(*pair, 1.0) for pair in along]
+    expected = {
+        "grad_dot": g @ everything.T,
+        "grad_cosine": cosine(g, everything),
+        "tracin": sum(
+            c.learning_rate * (a @ b.T) for c, (a, b) in zip(study.checkpoints, along, strict=True)
+        ),
+        "trak": kernel_influence(g, everything, 1e-3),
+        "d_trak": kernel_influence(energy_g, energy, 1e-3),
+        "kernel_influence": kernel_influence(g, everything, 1.0),
+        "trajectory_influence": sum(k / k.square().mean().sqrt() for k in kernels) / 2,
+    }
+    for name, scores in expected.items():
+        found = spec_of(name).score(study, queries)  # type: ignore[arg-type]
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, scores, msg=name)
+
+
+@pytest.mark.parametrize("name", ["tracin", "trajectory_influence"])
+def test_a_model_without_stored_checkpoints_is_refused_with_a_way_out(
+    name: str, study: Study, queries: LatentSegments
+) -> None:
+    with pytest.raises(TdaError, match=f"{name}: .*kernel_influence"):
+        spec_of(name).score(replace(study, earlier={}), queries)  # type: ignore[arg-type]
+
+
+def test_fisher_influence_is_the_derivative_of_unlearning(
+    study: Study, queries: LatentSegments
+) -> None:
+    """The central difference of losses along a tiny unlearning step, per unit of its rate."""
+    method = method_class("fisher_influence").of(SETTINGS)
+    found = method.score(study, queries, study.train)  # type: ignore[attr-defined]
+    options = dict(SETTINGS.unlearning)
+    rate = 1e-4
+    plan = NoisePlan(draws=method.draws, seed=method.seed)  # type: ignore[attr-defined]
+    for row in range(len(queries)):
+        made = unlearn(
+            study.model,
+            queries.take([row]),
+            study.fisher,
+            **options | {"learning_rate": rate, "seed": SETTINGS.unlearning.seed},
+        )
+        up, down = (
+            sweep(study.model, study.train, plan, {n: sign * d for n, d in made.delta.items()})
+            for sign in (1, -1)
+        )
+        slope = (up["loss"] - down["loss"]).to_numpy().reshape(len(study.train), -1).mean(1)
+        slope = torch.from_numpy(slope) / (2 * rate)
+        torch.testing.assert_close(
+            found[row], slope, rtol=0.05, atol=0.02 * float(slope.abs().max())
+        )
