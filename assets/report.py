@@ -17,7 +17,9 @@ from assets.dataset import manifest_uri, read_index, segment_spec
 from assets.warehouse import CONTENT
 from tda_dagster.attribution.methods import method_specs
 from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments
+from tda_dagster.history.content import lineage_tables
 from tda_dagster.materialization import Job, study_asset
+from tda_dagster.report.bench import read_bench, render_bench
 from tda_dagster.report.contents import (
     UNATTRIBUTED,
     CohortReport,
@@ -90,13 +92,14 @@ def pages(job: Job, out: Path) -> None:
 
 
 @contextmanager
-def _warehouse(job: Job) -> Iterator[Path]:
-    """The warehouse of the job's input as a database file, for as long as the block lasts."""
+def _warehouse(job: Job, content: Sequence[str] = CONTENT, **more: pl.DataFrame) -> Iterator[Path]:
+    """The tables of `content` of the job's input and `more` tables as a database file, for as long
+    as the block lasts."""
     artifact = job.inputs["warehouse/duckdb"]
-    tables = {name: pl.read_parquet(artifact.path(f"{name}.parquet")) for name in CONTENT}
+    tables = {name: pl.read_parquet(artifact.path(f"{name}.parquet")) for name in content}
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder) / "report.duckdb"
-        build(database, tables)
+        build(database, tables | more)
         yield database
 
 
@@ -285,3 +288,21 @@ def experiments(job: Job, out: Path) -> None:
             (out / f"{name}.html").write_text(page, encoding="utf-8")
         index = render_index("Experiments", names["experiment"].to_list())
         (out / "index.html").write_text(index, encoding="utf-8")
+
+
+@study_asset(
+    "report/bench",
+    version="1",
+    inputs=["warehouse/duckdb"],
+    finish=_lay_out,
+    describe=_describe,
+    kinds=["html"],
+)
+def bench(job: Job, out: Path) -> None:
+    """The verdict on attribution methods, held against retraining, as one page; where ground truth
+    has not been asked for it says how."""
+    # Losses are by far the largest table, and no figure of the bench is read from them.
+    content = [name for name in CONTENT if name != "fct_loss"]
+    with _warehouse(job, content, **lineage_tables(job.store)) as database:
+        page = render_bench(read_bench(database))
+    (out / "bench.html").write_text(page, encoding="utf-8")

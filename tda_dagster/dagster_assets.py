@@ -18,6 +18,9 @@ from tda_dagster.schema import dagster_schema
 from tda_dagster.store import Artifact, Materialized, Ref, canonical_json, digest_of
 from tda_dagster.workspace import Workspace, nested
 
+ON_REQUEST = "on_request"
+"""Tag of the assets that are materialised only when they are asked for by name."""
+
 
 def dagster_assets(workspace: Workspace) -> list[dg.AssetsDefinition]:
     """All declared assets, with the workspace's settings as defaults of their launchpads."""
@@ -62,6 +65,7 @@ def _dagster_asset(
         deps=[asset_key(name) for name in (*declared.inputs, *declared.gathers)],
         group_name=declared.name.split("/")[0],
         kinds=set(declared.kinds),
+        tags={ON_REQUEST: "true"} if declared.on_request else None,
         owners=["team:attribution"],
         description=declared.produce.__doc__,
         code_version=code_version,

@@ -3,19 +3,14 @@
 import dagster as dg
 
 import assets  # noqa: F401  (declares them)
-from tda_dagster.dagster_assets import dagster_assets
+from tda_dagster.dagster_assets import ON_REQUEST, dagster_assets
 from tda_dagster.experiments import experiment_jobs
-from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.partitions import COHORT_BY_METHOD, declared_partitions, register
 from tda_dagster.workspace import Workspace
 
 main_job = dg.define_asset_job(
     "main_job",
-    selection=[
-        dg.AssetKey(name.split("/"))
-        for name, declared in STUDY_ASSETS.items()
-        if not declared.on_request
-    ],
+    selection=dg.AssetSelection.all() - dg.AssetSelection.tag(ON_REQUEST, "true"),
     partitions_def=COHORT_BY_METHOD,
     description="The whole chain for one cohort and one method spec: from music to the report.",
 )

@@ -6,6 +6,7 @@ differs between two equal runs. `dvc metrics`, `dvc plots` and `dvc exp` show th
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from tda_dagster.attribution.methods import method_specs
@@ -57,7 +58,7 @@ def write_figures(workspace: Workspace, cohort: str) -> None:
     for row in query(workspace.database, _FIGURES, [cohort, methods]).iter_rows(named=True):
         _put(metrics, [row[k] for k in ("evaluation", "method", "metric", "detail")], row["value"])
     for metric, value in training.drop("step").tail(1).to_dict(as_series=False).items():
-        _put(metrics, ["training", metric], value[0] if value else None)
+        _put(metrics, ["training", metric, None], value[0] if value else None)
     folder = workspace.digests.parent
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     text = json.dumps(metrics, indent=2, sort_keys=True) + "\n"
@@ -68,11 +69,16 @@ def write_figures(workspace: Workspace, cohort: str) -> None:
         rows.write_csv(folder / "plots" / f"{name}.csv", float_precision=_DIGITS)
 
 
-def _put(metrics: dict[str, Any], path: list[str | None], value: float | None) -> None:
-    """Place a figure at a path, of which empty parts are left out; nothing for no number."""
+def _put(metrics: dict[str, Any], path: Sequence[str | None], value: float | None) -> None:
+    """Place a figure at a path, of which empty parts are left out; nothing for no number.
+
+    What a metric is in detail joins its name: the metric without detail may be there as well.
+    """
     if value is None or not math.isfinite(value):
         return
-    *groups, name = [part for part in path if part]
+    *groups, metric, detail = path
     for group in groups:
-        metrics = metrics.setdefault(group, {})
+        if group:
+            metrics = metrics.setdefault(group, {})
+    name = " ".join(part for part in (metric, detail) if part)
     metrics[name] = float(f"{value:.{_DIGITS}g}")

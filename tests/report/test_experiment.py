@@ -146,7 +146,9 @@ def database(
                 [dict(zip(names, f, strict=True), unit="", direction="none") for f in figures_]
             ),
             "fct_score": pl.DataFrame(scores, schema_overrides={"score_se": pl.Float64}),
-            "share_rule": pl.DataFrame({"threshold_z": [2.0], "null_excess": [0.0085]}),
+            "share_rule": pl.DataFrame(
+                {"threshold_z": [2.0], "null_excess": [0.0085], "min_reliability": [0.0]}
+            ),
         },
     )  # fmt: skip
     return folder / "w.duckdb"
