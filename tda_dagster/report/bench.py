@@ -523,6 +523,62 @@ SECTIONS: tuple[Callable[[Cohort], Section | None], ...] = (
 """The page, from top to bottom; a section that there are no figures for is None."""
 
 
+def _families(methods: Iterable[Method]) -> list[str]:
+    """The families of methods: the usual ones in their order, all of them for the sake of their
+    colours' places, then others by name."""
+    return [*FAMILIES, *sorted({method.family for method in methods} - set(FAMILIES))]
+
+
+def _ceiling(cohort: Cohort) -> float | None:
+    """The ceiling follows from the losses alone, so every method has the same."""
+    return next((method.noise_ceiling for method in cohort.known("noise_ceiling")), None)
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    # Adding zero takes the sign off what is rounded to nothing.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def _between(low: float, high: float) -> str:
+    return f"{_fixed(low, 2)} to {_fixed(high, 2)}"
+
+
+def _percent(share: float | None) -> str:
+    """In percent, with its sign."""
+    text = _fixed(None if share is None else 100 * share, 2)
+    return text if text.startswith(("−", "–")) else f"+{text}"
+
+
+def _cost(value: float | None) -> str:
+    """Two digits at least, and no more places than make three."""
+    if value is None:
+        return "–"
+    power = math.floor(math.log10(value)) if value > 0 else 0
+    digits = max(0, 2 - power) if power >= 0 else 1 - power
+    return f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def _short(prompt: str, letters: int = 64) -> str:
+    """The beginning of a prompt, for a figure's margin."""
+    return prompt if len(prompt) <= letters else f"{prompt[: letters - 1].rstrip()}…"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """a, b and c."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 @dataclass(frozen=True)
 class _Column:
     """A column of the table under a common heading: what it shows, and which value is best."""
@@ -584,59 +640,3 @@ COLUMNS = (
     ),
 )
 """The columns of the table; those without any value are left out."""
-
-
-def _families(methods: Iterable[Method]) -> list[str]:
-    """The families of methods: the usual ones in their order, all of them for the sake of their
-    colours' places, then others by name."""
-    return [*FAMILIES, *sorted({method.family for method in methods} - set(FAMILIES))]
-
-
-def _ceiling(cohort: Cohort) -> float | None:
-    """The ceiling follows from the losses alone, so every method has the same."""
-    return next((method.noise_ceiling for method in cohort.known("noise_ceiling")), None)
-
-
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _fixed(value: float | None, digits: int) -> str:
-    if value is None:
-        return "–"
-    # Adding zero takes the sign off what is rounded to nothing.
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def _between(low: float, high: float) -> str:
-    return f"{_fixed(low, 2)} to {_fixed(high, 2)}"
-
-
-def _percent(share: float | None) -> str:
-    """In percent, with its sign."""
-    text = _fixed(None if share is None else 100 * share, 2)
-    return text if text.startswith(("−", "–")) else f"+{text}"
-
-
-def _cost(value: float | None) -> str:
-    """Two digits at least, and no more places than make three."""
-    if value is None:
-        return "–"
-    power = math.floor(math.log10(value)) if value > 0 else 0
-    digits = max(0, 2 - power) if power >= 0 else 1 - power
-    return f"{value:,.{digits}f}".replace(",", "\u202f")
-
-
-def _short(prompt: str, letters: int = 64) -> str:
-    """The beginning of a prompt, for a figure's margin."""
-    return prompt if len(prompt) <= letters else f"{prompt[: letters - 1].rstrip()}…"
-
-
-def _listed(names: Iterable[str]) -> str:
-    """a, b and c."""
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
