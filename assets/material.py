@@ -59,6 +59,7 @@ class StudyMaterial:
     def features(self, spec: GradientSpec, checkpoint: TrainingCheckpoint | None = None) -> Tensor:
         source = self._job.inputs["dataset/latents"]
         step = None if checkpoint is None else checkpoint.step
+        weights = "base/checkpoint" if checkpoint is None else "base/trajectory"
         work = []
         for name in latent_shards(source, "train"):
 
@@ -72,7 +73,7 @@ class StudyMaterial:
                     f"gradients|{name.removesuffix('.safetensors')}",
                     inputs={
                         "latents": source.files[name].digest,
-                        **{n: self._job.inputs[n].digest for n in _MODELS},
+                        weights: self._job.inputs[weights].digest,
                     },
                     config={"gradients": spec.model_dump(mode="json"), "step": step},
                     file="features.safetensors",
@@ -86,9 +87,6 @@ class StudyMaterial:
 
     def query_embedding(self, name: str) -> Embedding:
         return read_embedding(self._job.inputs["cohort/embeddings"], name)
-
-
-_MODELS = ("base/checkpoint", "base/trajectory")
 
 
 def read_embedding(artifact: Artifact, name: str) -> Embedding:

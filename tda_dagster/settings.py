@@ -7,7 +7,7 @@ models; an unknown key or a value out of range is an error that names the key's 
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -123,20 +123,25 @@ class ComputeSettings(Section):
     )
 
 
-class NoiseSettings(Section):
+class TimestepRange(Section):
+    """The part of the diffusion process that draws are taken from."""
+
+    timestep_min: Fraction = Field(0.0, description="no draw has less noise")
+    timestep_max: Fraction = Field(1.0, description="no draw has more noise")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.timestep_min >= self.timestep_max:
+            raise ValueError("timestep_min must be below timestep_max")
+        return self
+
+
+class NoiseSettings(TimestepRange):
     """The draws under which losses are compared."""
 
     draws: PositiveInt = 12
     mode: Literal["shared", "per_segment"] = "per_segment"
-    timestep_min: Fraction = 0.0
-    timestep_max: Fraction = 1.0
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "NoiseSettings":
-        if self.timestep_min >= self.timestep_max:
-            raise ValueError("timestep_min must be below timestep_max")
-        return self
 
 
 class FisherSettings(Section):
@@ -184,12 +189,15 @@ class UnlearningSettings(Section):
     seed: int = 2
 
 
-class GradientSettings(Section):
+class GradientSettings(TimestepRange):
     """Gradient features of pieces, which the gradient methods compare."""
 
     layer_group: str = Field("transformer", description="weights they are gradients in")
     mask_padding: bool = Field(True, description="mask padding in what is differentiated")
     draws: PositiveInt = Field(16, description="draws a piece's gradient is averaged over")
+    draw_weights: Literal["equal", "unit_norm"] = Field(
+        "equal", description="of the draws' gradients in their average, or each divided by its norm"
+    )
     dimension: PositiveInt | None = Field(
         4096, description="random directions it is projected onto (null: all of it is kept)"
     )

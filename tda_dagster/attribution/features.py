@@ -15,17 +15,44 @@ from tda_dagster.attribution.gradients import per_example_gradients
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan, keyed_generator
-from tda_dagster.diffusion.objective import Objective, denoising_loss, prediction_energy
+from tda_dagster.diffusion.objective import (
+    Objective,
+    denoising_loss,
+    prediction_energy,
+    prediction_mean,
+)
 from tda_dagster.settings import GradientSettings
 
-OBJECTIVES: dict[str, Objective] = {"loss": denoising_loss, "energy": prediction_energy}
+OBJECTIVES: dict[str, Objective] = {
+    "loss": denoising_loss,
+    "energy": prediction_energy,
+    "mean": prediction_mean,
+}
 """What gradients may be of, by the name that `objective` gives it."""
+
+DRAW_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "equal": lambda gradients: gradients,
+    "unit_norm": lambda gradients: torch.nn.functional.normalize(gradients, dim=1),
+}
+"""What becomes of the draws' gradients [draws, numbers] before they are averaged, by the name that
+`draw_weights` gives it. Gradients at little noise are far longer than others, and without weights
+they are nearly all of the average."""
 
 
 class GradientSpec(GradientSettings):
     """The settings of gradient features, and what they are gradients of."""
 
-    objective: Literal["loss", "energy"] = "loss"
+    objective: Literal["loss", "energy", "mean"] = "loss"
+
+    @property
+    def plan(self) -> NoisePlan:
+        """The draws that gradients are averaged over."""
+        return NoisePlan(
+            draws=self.draws,
+            seed=self.seed,
+            timestep_min=self.timestep_min,
+            timestep_max=self.timestep_max,
+        )
 
     def features(self, model: MusicModel, pieces: LatentSegments) -> Tensor:
         """The features of some pieces under a model, float32 [pieces, dimension]."""
@@ -33,13 +60,14 @@ class GradientSpec(GradientSettings):
             model,
             model.layer_group(self.layer_group),
             pieces,
-            NoisePlan(draws=self.draws, seed=self.seed),
+            self.plan,
             project=(
                 whole if self.dimension is None else random_projection(self.dimension, self.seed)
             ),
             mask_padding=self.mask_padding,
             batch_size=self.batch_size,
             objective=OBJECTIVES[self.objective],
+            weighted=DRAW_WEIGHTS[self.draw_weights],
         )
 
 
@@ -67,6 +95,7 @@ def gradient_features(
     mask_padding: bool,
     batch_size: int,
     objective: Objective = denoising_loss,
+    weighted: Callable[[Tensor], Tensor] = DRAW_WEIGHTS["equal"],
 ) -> Tensor:
     """The gradient of every piece's objective in the named weights, averaged over the plan's draws
     and projected: float32 [pieces, dimension] on CPU.
@@ -93,7 +122,7 @@ def gradient_features(
         ):
             flat = torch.cat([gradients[name].flatten(1) for name in names], dim=1).cpu()
             who = torch.arange(row, row + len(flat)) // draws
-            mean.index_add_(0, who, flat / draws)
+            mean.index_add_(0, who, weighted(flat) / draws)
             row += len(flat)
         features.append(project(mean))
     return torch.cat(features)

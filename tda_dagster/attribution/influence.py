@@ -22,8 +22,22 @@ def kernel_influence(queries: Tensor, segments: Tensor, damping: float) -> Tenso
     GᵀG/N over its N directions, trace(GGᵀ)/N². With random projections this is TRAK
     (arXiv:2303.14186, eq. 16, with the loss as the model's output).
     """
-    kernel = inner_products(segments, segments)
-    floor = damping * kernel.diagonal().mean()
-    damped = kernel + floor * torch.eye(len(kernel), dtype=kernel.dtype)
+    damped, _ = _damped_kernel(segments, damping)
     influence: Tensor = torch.linalg.solve(damped, inner_products(segments, queries)).T
     return influence
+
+
+def kernel_direction(query: Tensor, segments: Tensor, damping: float) -> Tensor:
+    """(GᵀG/N + λI)⁻¹·g for one query's g [dimension], with λ as in `kernel_influence`: float64
+    [dimension], by Woodbury (g − Gᵀ(GGᵀ + NλI)⁻¹Gg)/λ."""
+    query, segments = query.double(), segments.double()
+    damped, floor = _damped_kernel(segments, damping)
+    known: Tensor = segments.T @ torch.linalg.solve(damped, segments @ query)
+    return (query - known) * (len(segments) / floor)
+
+
+def _damped_kernel(segments: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    """GGᵀ + NλI [segments, segments], and Nλ."""
+    kernel = inner_products(segments, segments)
+    floor = damping * kernel.diagonal().mean()
+    return kernel + floor * torch.eye(len(kernel), dtype=kernel.dtype), floor

@@ -55,3 +55,17 @@ def sweep(
         },
         schema=LOSS_SCHEMA,
     )
+
+
+def mean_loss(
+    model: MusicModel,
+    segments: LatentSegments,
+    plan: NoisePlan,
+    delta: Mapping[str, Tensor] | None = None,
+    *,
+    mask_padding: bool,
+) -> float:
+    """The mean of the segments' losses over all draws, under θ₀ + delta; over valid frames only
+    with `mask_padding`."""
+    losses = sweep(model, segments, plan, delta)["loss_valid" if mask_padding else "loss"]
+    return float(losses.to_numpy().mean())

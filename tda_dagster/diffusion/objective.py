@@ -100,3 +100,17 @@ def prediction_energy(
     noised, _ = diffuse(latents, noise, timesteps)
     frames = denoiser(noised, timesteps, conditioning).square().mean(dim=1)
     return mean_over(frames, frame_mask)
+
+
+def prediction_mean(
+    denoiser: Denoiser,
+    latents: Tensor,
+    conditioning: Conditioning,
+    noise: Tensor,
+    timesteps: Tensor,
+    frame_mask: Tensor | None = None,
+) -> Tensor:
+    """The mean of v̂ per example, float32 [n]: the one number that DAS makes of a prediction to
+    differentiate it (arXiv:2410.18639). Arguments as those of `denoising_loss`."""
+    noised, _ = diffuse(latents, noise, timesteps)
+    return mean_over(denoiser(noised, timesteps, conditioning).mean(dim=1), frame_mask)

@@ -1,6 +1,6 @@
 """Gradient features against a loop of backward passes, and the methods against their formulas."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tda_dagster.attribution.ekfac import LayerGradient, kronecker_factors, layer_gradients
 from tda_dagster.attribution.features import (
+    DRAW_WEIGHTS,
     GradientSpec,
     TrainingCheckpoint,
     gradient_features,
@@ -16,8 +18,12 @@ from tda_dagster.attribution.features import (
     whole,
 )
 from tda_dagster.attribution.fisher import FisherSum, estimate_fisher
-from tda_dagster.attribution.influence import inner_products, kernel_influence
-from tda_dagster.attribution.methods import JointScoringSpec, method_class
+from tda_dagster.attribution.influence import (
+    inner_products,
+    kernel_direction,
+    kernel_influence,
+)
+from tda_dagster.attribution.methods import JointScoringSpec, UnlearningSpec, method_class
 from tda_dagster.attribution.similarity import cosine
 from tda_dagster.attribution.sweep import sweep
 from tda_dagster.attribution.unlearning import unlearn
@@ -140,6 +146,38 @@ def test_the_kernel_form_is_the_inverse_of_the_whole_fisher_information() -> Non
     torch.testing.assert_close(kernel_influence(queries, segments, damping), expected)
 
 
+def test_the_direction_of_the_kernel_is_that_of_the_whole_fisher_information() -> None:
+    generator = torch.Generator().manual_seed(1)
+    segments = torch.randn((9, 14), generator=generator, dtype=torch.float64)
+    query = torch.randn(14, generator=generator, dtype=torch.float64)
+    found = kernel_direction(query, segments, 0.3)
+    (influence,) = kernel_influence(query[None], segments, 0.3)
+    torch.testing.assert_close(segments @ found / len(segments), influence)
+
+
+def test_draws_of_unit_norm_count_alike(
+    features: Callable[..., Tensor],
+    twin: MusicModel,
+    names: tuple[str, ...],
+    segments: LatentSegments,
+    gradient_by_hand: ByHand,
+) -> None:
+    one = segments.take([1])
+    found = features(one, PLAN, project=whole, batch_size=2, weighted=DRAW_WEIGHTS["unit_norm"])
+    draws = []
+    for k in range(PLAN.draws):
+        gradient = gradient_by_hand(twin, one, PLAN, k, True)
+        flat = torch.cat([gradient[name].flatten() for name in names])
+        draws.append(flat / flat.norm())
+    torch.testing.assert_close(found[0].double(), torch.stack(draws).mean(0), rtol=1e-3, atol=1e-7)
+
+
+def test_draws_are_taken_from_the_range_that_is_asked_for() -> None:
+    options = dict(SETTINGS.gradients) | {"timestep_min": 0.5, "timestep_max": 0.75}
+    times = GradientSpec(**options).plan.timesteps()
+    assert ((times >= 0.5) & (times <= 0.75)).all()
+
+
 def test_it_points_at_the_same_segments_as_inner_products_when_damping_is_large() -> None:
     generator = torch.Generator().manual_seed(1)
     segments, queries = (torch.randn((n, 14), generator=generator) for n in (9, 3))
@@ -208,10 +246,21 @@ def vectors_of(
     return [spec.features(model, p).double() for p in pieces]
 
 
+def floor(features: Tensor) -> Tensor:
+    """What a relative damping of one adds to the second moment of features, by its definition."""
+    return features.square().sum() / len(features) * torch.eye(features.shape[1]).double()
+
+
 def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> None:
     pieces = (queries, study.train)
     g, everything = vectors_of(study.model, pieces)
     energy_g, energy = vectors_of(study.model, pieces, "energy")
+    mean_g, mean = vectors_of(study.model, pieces, "mean")
+    inverse = torch.linalg.inv(mean.T @ mean + 1e-2 * floor(mean))
+    leverage = (mean @ inverse @ mean.T).diagonal()
+    plan = NoisePlan(draws=2, seed=SETTINGS.gradients.seed)
+    errors = sweep(study.model, study.train, plan)["loss_valid"].to_numpy().reshape(-1, 2).mean(1)
+    moved = mean_g @ inverse @ mean.T * torch.from_numpy(errors).sqrt() / (1 - leverage)
     along = [vectors_of(at, pieces) for at in study.earlier.values()]
     kernels = [kernel_influence(*pair, 1.0) for pair in along]
     expected = {
@@ -222,13 +271,14 @@ def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> No
         ),
         "trak": kernel_influence(g, everything, 1e-3),
         "d_trak": kernel_influence(energy_g, energy, 1e-3),
+        "das": moved.square(),
         "kernel_influence": kernel_influence(g, everything, 1.0),
         "trajectory_influence": sum(k / k.square().mean().sqrt() for k in kernels) / 2,
     }
     for name, scores in expected.items():
         found = spec_of(name).score(study, queries)  # type: ignore[arg-type]
         assert found.dtype == torch.float64
-        torch.testing.assert_close(found, scores, msg=name)
+        torch.testing.assert_close(found, scores, msg=name, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["tracin", "trajectory_influence"])
@@ -264,3 +314,46 @@ def test_fisher_influence_is_the_derivative_of_unlearning(
         torch.testing.assert_close(
             found[row], slope, rtol=0.05, atol=0.02 * float(slope.abs().max())
         )
+
+
+def test_kernel_unlearning_steps_along_the_direction_and_as_far_as_asked(
+    study: Study, queries: LatentSegments
+) -> None:
+    method = method_class("kernel_unlearning").of(SETTINGS)
+    assert isinstance(method, UnlearningSpec)
+    g, everything = vectors_of(study.model, (queries, study.train))
+    names = study.model.layer_group(SETTINGS.gradients.layer_group)
+    size = torch.cat([w.flatten() for w in study.model.weights(names).values()]).norm()
+    for row in range(len(queries)):
+        made = method.unlearn(study, queries.take([row]))  # type: ignore[arg-type]
+        step = torch.cat([made.delta[name].flatten() for name in names]).double()
+        direction = kernel_direction(g[row], everything, 1.0)
+        torch.testing.assert_close(
+            step / step.norm(), direction / direction.norm(), rtol=1e-4, atol=1e-6
+        )
+        torch.testing.assert_close(step.norm(), 1e-3 * size.double(), rtol=1e-4, atol=0)
+        rise = sweep(study.model, queries.take([row]), method.gradients.plan, made.delta)
+        assert rise["loss_valid"].mean() > made.query_losses[0]
+
+
+def test_ekfac_influence_is_the_factored_inverse_between_mean_gradients(
+    study: Study, queries: LatentSegments
+) -> None:
+    method = spec_of("ekfac_influence")
+    options = method.gradients  # type: ignore[attr-defined]
+    names = study.model.layer_group(options.layer_group)
+
+    def gradients(pieces: LatentSegments) -> Iterator[dict[str, LayerGradient]]:
+        return layer_gradients(
+            study.model, names, pieces, options.plan, mask_padding=True, batch_size=options.draws
+        )
+
+    factors = kronecker_factors(lambda: gradients(study.train))
+    expected = torch.zeros((len(queries), len(study.train)), dtype=torch.float64)
+    for q, asked in enumerate(gradients(queries)):  # a batch is the draws of one piece
+        for i, of_segment in enumerate(gradients(study.train)):
+            for name, factor in factors.items():
+                way = factor.inverse(asked[name].weight.mean(dim=0), 0.1)
+                expected[q, i] += (way * of_segment[name].weight.mean(dim=0)).sum()
+    found = method.score(study, queries)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected / len(study.train), rtol=1e-4, atol=1e-9)

@@ -42,6 +42,8 @@ _HERE = "tda_dagster.attribution.methods"
 
 METHODS = {
     "fim_unlearning": f"{_HERE}.fim_unlearning:FimUnlearning",
+    "kernel_unlearning": f"{_HERE}.kernel_unlearning:KernelUnlearning",
+    "abu": f"{_HERE}.abu:Abu",
     "gradient_ascent": f"{_HERE}.gradient_ascent:GradientAscent",
     "mucs": f"{_HERE}.mucs:Mucs",
     "timbre": f"{_HERE}.timbre:Timbre",
@@ -55,6 +57,8 @@ METHODS = {
     "tracin": f"{_HERE}.tracin:TracIn",
     "trak": f"{_HERE}.trak:Trak",
     "d_trak": f"{_HERE}.d_trak:DTrak",
+    "das": f"{_HERE}.das:Das",
+    "ekfac_influence": f"{_HERE}.ekfac_influence:EkfacInfluence",
     "fisher_influence": f"{_HERE}.fisher_influence:FisherInfluence",
     "kernel_influence": f"{_HERE}.kernel_influence:KernelInfluence",
     "trajectory_influence": f"{_HERE}.trajectory_influence:TrajectoryInfluence",

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tda_dagster.attribution.gradients import mean_gradient
 from tda_dagster.attribution.methods.spec import Family, Material, UnlearningSpec
-from tda_dagster.attribution.sweep import sweep
+from tda_dagster.attribution.sweep import mean_loss
 from tda_dagster.attribution.unlearning import (
     Unlearned,
     UnlearningError,
@@ -43,14 +43,11 @@ class GradientAscent(UnlearningSpec):
         no length along the gradient does."""
         model, options = material.model, self.unlearning
         plan = NoisePlan(draws=options.draws, seed=options.seed)
-        column = "loss_valid" if options.mask_padding else "loss"
+        loss = mean_loss(model, query, plan, mask_padding=options.mask_padding)
 
         def rise(delta: Mapping[str, Tensor]) -> float:
-            losses = sweep(model, query, plan, delta)[column]
-            return float(losses.to_numpy().mean()) - loss
+            return mean_loss(model, query, plan, delta, mask_padding=options.mask_padding) - loss
 
-        loss = 0.0
-        loss = rise({})
         wanted = rise(unlearn(model, query, material.fisher, **dict(options)).delta)
         if wanted <= 0:
             raise UnlearningError(

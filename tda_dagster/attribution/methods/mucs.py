@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tda_dagster.attribution.gradients import draw_rows
 from tda_dagster.attribution.methods.spec import Material, UnlearningSpec
-from tda_dagster.attribution.sweep import sweep
+from tda_dagster.attribution.sweep import mean_loss
 from tda_dagster.attribution.unlearning import Unlearned, UnlearningError, relative_norm
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
@@ -119,7 +119,7 @@ class Mucs(UnlearningSpec):
         fresh = model.freshly_initialised(self.seed)
         before = model.weights(list(fresh))
         delta = {name: value - before[name] for name, value in fresh.items()}
-        return float(sweep(model, query, plan, delta)["loss_valid"].to_numpy().mean())
+        return mean_loss(model, query, plan, delta, mask_padding=True)
 
 
 def _query_loss(
