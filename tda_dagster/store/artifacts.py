@@ -8,10 +8,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from tda_dagster.errors import TdaError
 from tda_dagster.object_storage import PATIENCE_S, TRANSFERS
 from tda_dagster.store import lineage
 from tda_dagster.store.blobs import open_blobs
@@ -20,6 +22,10 @@ from tda_dagster.store.errors import MissingArtifact
 from tda_dagster.store.places import open_place
 from tda_dagster.store.refs import Recipe, Ref, RefBook
 from tda_dagster.store.trees import Artifact, Entry, files_below, read_artifact, tree_bytes
+
+RENEW_AFTER = timedelta(hours=1)
+"""A ref that is found again counts as new from then on, once it is older than this. Collections
+with a longer grace period spare what work under way has found."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +70,7 @@ class ArtifactStore:
         self._blobs = open_blobs(self._place, cache_dir, cache_bytes)
         self._refs = RefBook(self._place)
         self._claims = Claims(self._place)
+        self._renewed: dict[str, datetime] = {}
 
     # Blobs
 
@@ -199,8 +206,23 @@ class ArtifactStore:
 
     def _found(self, recipe: Recipe) -> Materialized | None:
         ref = self.find(recipe)
-        artifact = self._whole(ref) if ref else None
-        return Materialized(ref, cached=True, artifact=artifact) if ref and artifact else None
+        if ref is None:
+            return None
+        # First of all: what is renewed is not collected, so what is whole then stays so.
+        self._renew(ref)
+        artifact = self._whole(ref)
+        return Materialized(ref, cached=True, artifact=artifact) if artifact else None
+
+    def _renew(self, ref: Ref) -> None:
+        """Have a ref that is found again count as new: nothing may be live that needs it yet, and
+        it must outlast the work that has just begun to."""
+        now = datetime.now(UTC)
+        known = self._renewed.get(ref.recipe.key) or datetime.fromisoformat(ref.created_at)
+        if now - known < RENEW_AFTER:
+            return
+        self._renewed[ref.recipe.key] = now
+        with suppress(TdaError, OSError):  # who may only read finds what is there all the same
+            self._refs.renew(ref)
 
     def _make(
         self, recipe: Recipe, produce: Callable[[Path], None], run_id: str, device: str

@@ -5,7 +5,8 @@ What is kept, and why:
 - What live refs and snapshots pin, and everything that was made from, however far back.
 - Whatever was written within the grace period, and what refs of that age need. Work that is under
   way puts its blobs first, then its ref, then makes it live; until then nothing else reaches it.
-  The grace period must be longer than the longest such step; a day is.
+  What it finds instead of making it, it writes again (`artifacts.RENEW_AFTER`). The grace period
+  must be longer than the longest such step; a day is.
 - Shards all of whose inputs are in live artifacts. A shard is the resume cache of an artifact: it
   is never live itself, but with live inputs an interrupted or repeated run may still ask for it.
   One that was made from something that has gone can never be asked for again. What only a

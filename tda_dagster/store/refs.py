@@ -121,6 +121,10 @@ class RefBook:
         self._place.write(_name_of(ref), _ref_bytes(ref))
         self._seen.pop(_name_of(ref), None)
 
+    def renew(self, ref: Ref) -> None:
+        """Write `ref` once more as it is, so that it counts as new (see `collection`)."""
+        self._place.write(_name_of(ref), _ref_bytes(ref))
+
     def refs(self) -> Iterator[Ref]:
         """Every ref, by asset, partition and key. Raises `CorruptRecord`."""
         yield from (_sound(ref) for ref in self.scan_refs())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tda_dagster.store import ArtifactStore, Recipe, Ref, StoreError, digest_of
+from tda_dagster.store import ArtifactStore, Recipe, Ref, StoreError, artifacts, digest_of
 from tda_dagster.store import collection as collecting
 from tda_dagster.store.collection import NOBODY, Tally, collect, plan_collection
 from tda_dagster.store.snapshots import add_snapshot, open_snapshot, remove_snapshot, verify_all
@@ -258,6 +258,40 @@ def test_a_ref_that_is_made_live_while_it_goes_is_put_back(
     assert ground.open().head("scores") == chain["old scores"]
     assert len(ground.open().ancestry(chain["old scores"])) == 2
     assert verify_all(ground.open()) == []
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_what_work_under_way_has_found_is_spared(
+    store: ArtifactStore,
+    ground: Any,
+    recipe: Callable[..., Recipe],
+    writes: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    """A run finds an old shard that nothing live needs, and needs it still while it works on."""
+    monkeypatch.setattr(artifacts, "RENEW_AFTER", timedelta(0))
+    gone = {"latents": digest_of(b"of other settings")}
+    shard, grace = recipe("scores/shard", inputs=gone), timedelta(seconds=1)
+    made = store.materialize(shard, writes(file="shard"), head=False)
+    store.materialize(recipe("live"), writes(file="other"))
+    time.sleep(grace.total_seconds() + 1.1)  # S3 counts whole seconds
+    found = []
+
+    def find() -> None:
+        again = ground.open().materialize(shard, writes(file="again"), head=False)
+        found.append(again.artifact.path("file"))
+
+    if when == "before":
+        find()
+    plan = plan_collection(ground.open(), grace=grace)
+    assert [ref for _, ref in plan.refs] == ([] if when == "before" else [made.ref])
+    if when == "during":
+        find()
+    collect(ground.open(), plan)
+    assert [path.read_text() for path in found] == ["shard"]
+    assert store.find(shard) == made.ref
+    assert ground.open().artifact(made.ref.digest).read_bytes("file") == b"shard"
 
 
 def test_writers_at_work_lose_nothing(
