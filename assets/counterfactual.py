@@ -243,9 +243,10 @@ def _removed(job: Job, queries: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The tracks that are left out for each query, most attributed first."""
     scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
-    count = job.settings.counterfactual.removed_tracks
+    count, threshold = job.settings.counterfactual.removed_tracks, job.settings.shares.threshold_z
     return {
-        query: most_attributed(scores.filter(query_id=query), segments, count) for query in queries
+        query: most_attributed(scores.filter(query_id=query), segments, count, threshold)
+        for query in queries
     }
 
 
@@ -275,7 +276,13 @@ def _describe_removal(artifact: Artifact) -> dict[str, Any]:
         "cohort/embeddings",
         "attribution/scores",
     ],
-    settings=["counterfactual", "model.pipeline", "model.training", "embeddings"],
+    settings=[
+        "counterfactual",
+        "shares.threshold_z",
+        "model.pipeline",
+        "model.training",
+        "embeddings",
+    ],
     partitioned="cohort|method",
     on_request=True,
     fingerprint=_shipped,

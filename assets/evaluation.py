@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from assets.base import read_losses
@@ -14,6 +15,7 @@ from assets.dataset import manifest_uri, read_index, segment_spec
 from assets.material import read_embedding
 from assets.preview import picture, table
 from assets.unlearned import QUERY_LOSSES, SUMMARY, query_losses, unlearning_spec
+from tda_dagster.attribution.scoring import evidence
 from tda_dagster.attribution.similarity import cosine, standardised
 from tda_dagster.corpus import iter_segments
 from tda_dagster.diffusion.autoencoder import encode, open_autoencoder
@@ -229,53 +231,67 @@ HALVES = {"choosing": 0, "confirming": 1}
 other."""
 
 
+READINGS: dict[str, Callable[[Array, float], Array]] = {
+    "lds": lambda scores, threshold_z: scores,
+    "evidence_lds": evidence,
+}
+"""What of the scores [queries, segments] is added up to foretell a subset's losses, by the metric:
+the scores as they are, or what shares are made of."""
+
+
 @study_asset(
     "evaluation/datamodel",
-    version="1",
+    version="2",
     inputs=["attribution/scores", "counterfactual/losses", "dataset/index"],
+    settings=["shares.threshold_z"],
     partitioned="cohort|method",
     on_request=True,
     describe=_describe_attribution,
     kinds=["polars"],
 )
 def datamodel(job: Job, out: Path) -> None:
-    """The linear datamodelling score: how well the scores foretell each query's loss under models
-    that were trained on random subsets."""
+    """The linear datamodelling score: how well the scores, and the evidence that shares are made
+    of, foretell each query's loss under models that were trained on random subsets."""
     truth = job.inputs["counterfactual/losses"]
     losses = pl.read_parquet(truth.path("losses.parquet"))
     queries = losses["query_id"].unique(maintain_order=True).to_list()
-    foretold = _foretold(job, queries, pl.read_parquet(truth.path("subsets.parquet")))
+    scores, kept = _scores_and_subsets(job, queries, pl.read_parquet(truth.path("subsets.parquet")))
     found = by_subset(losses, queries)
     mean = found.mean(axis=0)
 
     def figure(subject: str, metric: str, value: float, detail: str = "") -> dict[str, object]:
-        way = "higher" if metric == "lds" else "none"
+        way = "higher" if metric in READINGS else "none"
         method_id = job.method.method_id
         return row(
             "datamodel", subject, metric, value, method_id=method_id, direction=way, detail=detail
         )
 
-    rows = [
-        figure(query, "lds", value)
-        for query, value in zip(queries, datamodelling_scores(foretold, mean), strict=True)
-    ]
     parts = {"": (slice(None), slice(None))} | {
         half: (slice(first, None, 2), slice(first, None, 2)) for half, first in HALVES.items()
     }
-    for detail, part in parts.items():
-        interval = mean_datamodelling_score(foretold[part], mean[part])
+    rows = []
+    for metric, read in READINGS.items():
+        foretold = group_scores(read(scores, job.settings.shares.threshold_z), kept)
         rows += [
-            figure(job.cohort, "lds", interval.value, detail),
-            figure(job.cohort, "lds_low", interval.low, detail),
-            figure(job.cohort, "lds_high", interval.high, detail),
+            figure(query, metric, value)
+            for query, value in zip(queries, datamodelling_scores(foretold, mean), strict=True)
         ]
+        for detail, part in parts.items():
+            interval = mean_datamodelling_score(foretold[part], mean[part])
+            rows += [
+                figure(job.cohort, metric, interval.value, detail),
+                figure(job.cohort, f"{metric}_low", interval.low, detail),
+                figure(job.cohort, f"{metric}_high", interval.high, detail),
+            ]
     if len(found) > 1:
         rows.append(figure(job.cohort, "noise_ceiling", noise_ceiling(found)))
     pl.DataFrame(rows, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
 
 
-def _foretold(job: Job, queries: list[str], subsets: pl.DataFrame) -> Array:
-    """What the scores foretell of each query and subset, [queries, subsets]."""
+def _scores_and_subsets(
+    job: Job, queries: list[str], subsets: pl.DataFrame
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Scores [queries, training segments], and which segments each subset keeps [subsets, ...]."""
     scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
     train = segments.filter(split="train").sort("segment_id")
@@ -284,7 +300,7 @@ def _foretold(job: Job, queries: list[str], subsets: pl.DataFrame) -> Array:
         train["track_id"].is_in(part["track_id"].implode()).to_numpy()
         for part in subsets.partition_by("subset", maintain_order=True)
     ]
-    return group_scores(wide.select(queries).to_numpy().T, np.stack(kept))
+    return wide.select(queries).to_numpy().T, np.stack(kept)
 
 
 @study_asset(

@@ -192,7 +192,8 @@ class UnlearningSettings(Section):
 class GradientSettings(TimestepRange):
     """Gradient features of pieces, which the gradient methods compare."""
 
-    layer_group: str = Field("transformer", description="weights they are gradients in")
+    timestep_min: Fraction = Field(0.5, description="no draw has less noise")
+    layer_group: str = Field("cross_attention", description="weights they are gradients in")
     mask_padding: bool = Field(True, description="mask padding in what is differentiated")
     draws: PositiveInt = Field(16, description="draws a piece's gradient is averaged over")
     draw_weights: Literal["equal", "unit_norm"] = Field(

@@ -45,6 +45,16 @@ class GradientSpec(GradientSettings):
     objective: Literal["loss", "energy", "mean"] = "loss"
 
     @property
+    def label(self) -> str:
+        """What tells two specs apart, for people."""
+        words = [
+            self.layer_group.replace("_", " "),
+            f"t {self.timestep_min:g} to {self.timestep_max:g}",
+        ]
+        unit = ["draws of unit norm"] if self.draw_weights == "unit_norm" else []
+        return ", ".join([*words, f"{self.draws} draws", *unit])
+
+    @property
     def plan(self) -> NoisePlan:
         """The draws that gradients are averaged over."""
         return NoisePlan(

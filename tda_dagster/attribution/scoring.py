@@ -1,6 +1,8 @@
 """From losses before and after unlearning to a score per segment."""
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from tda_dagster.errors import TdaError
 
@@ -119,3 +121,15 @@ def rank_scores(scores: pl.DataFrame) -> pl.DataFrame:
         .with_columns(pl.col("rank").cast(pl.Int64))
         .select(list(SCORE_SCHEMA))
     )
+
+
+def evidence(scores: NDArray[np.float64], threshold_z: float) -> NDArray[np.float64]:
+    """What shares are made of: by how much a score's robust z exceeds the threshold, at least 0.
+
+    `scores` [..., segments] of one query each; z is the distance from the median in units of 1.4826
+    times the median absolute deviation, 0 where all that is nothing (data dictionary, "Shares").
+    """
+    apart = scores - np.median(scores, axis=-1, keepdims=True)
+    spread = 1.4826 * np.median(np.abs(apart), axis=-1, keepdims=True)
+    z = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 0)
+    return np.maximum(z - threshold_z, 0.0)

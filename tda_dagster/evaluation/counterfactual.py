@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 import torch
 
+from tda_dagster.attribution.scoring import evidence
 from tda_dagster.diffusion.noise import keyed_generator
 
 
@@ -29,16 +30,21 @@ def random_subsets(
     return subsets
 
 
-def most_attributed(scores: pl.DataFrame, segments: pl.DataFrame, k: int) -> tuple[str, ...]:
-    """The `k` tracks whose segments' scores sum to the most, best first, ties by track id.
+def most_attributed(
+    scores: pl.DataFrame, segments: pl.DataFrame, k: int, threshold_z: float
+) -> tuple[str, ...]:
+    """The `k` tracks of most evidence, best first, as shares are ordered: ties (tracks without any
+    evidence among them) by their best segment's score, then by track id.
 
     `scores` has `segment_id` and `score` of one query, `segments` `segment_id` and `track_id`.
     """
+    found = evidence(scores["score"].to_numpy(), threshold_z)
     tracks = (
-        scores.join(segments.select("segment_id", "track_id"), on="segment_id")
+        scores.with_columns(evidence=pl.Series(found))
+        .join(segments.select("segment_id", "track_id"), on="segment_id")
         .sort("segment_id")
         .group_by("track_id")
-        .agg(pl.col("score").sum())
-        .sort(["score", "track_id"], descending=[True, False])
+        .agg(pl.col("evidence").sum(), pl.col("score").max())
+        .sort(["evidence", "score", "track_id"], descending=[True, True, False])
     )
     return tuple(tracks["track_id"].head(k))

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from scipy.stats import spearmanr
 
+from tda_dagster.attribution.scoring import evidence
 from tda_dagster.evaluation.counterfactual import most_attributed, random_subsets
 from tda_dagster.evaluation.datamodel import (
     by_subset,
@@ -106,11 +107,32 @@ def test_subsets_are_random_halves_that_only_their_number_and_the_seed_decide() 
     assert (abs(share - 10 / 21) < 0.25).all()
 
 
-def test_the_most_attributed_tracks_have_the_largest_sums() -> None:
-    segments = pl.DataFrame(
-        {"segment_id": ["a0", "a1", "b0", "c0", "d0"], "track_id": ["a", "a", "b", "c", "d"]}
-    )
+def test_the_most_attributed_tracks_have_most_evidence_then_the_best_score() -> None:
+    tracks = {
+        "a": [4.0, 4.0],
+        "b": [7.0],
+        "c": [1.0],
+        "d": [0.5],
+        **{f"n{i}": [0.0, -1.0, 1.0] for i in range(9)},
+    }
+    rows = [(f"{t}:{i}", t, s) for t, values in tracks.items() for i, s in enumerate(values)]
+    segments = pl.DataFrame({"segment_id": [r[0] for r in rows], "track_id": [r[1] for r in rows]})
     scores = pl.DataFrame(
-        {"segment_id": ["d0", "c0", "b0", "a1", "a0"], "score": [1.0, 2.5, 2.5, 2.0, 1.0]}
-    )
-    assert most_attributed(scores, segments, 3) == ("a", "b", "c")
+        {"segment_id": [r[0] for r in rows], "score": [r[2] for r in rows]}
+    ).sample(fraction=1, shuffle=True, seed=0)
+    # In units of the bulk, 7 is 4.7 and 4 is 2.7: beyond 3 there is evidence of b alone, and all
+    # others go by their best score and their id; beyond 0.5 there is more of a, twice 2.2.
+    assert most_attributed(scores, segments, 4, threshold_z=3.0) == ("b", "a", "c", "n0")
+    assert most_attributed(scores, segments, 2, threshold_z=0.5) == ("a", "b")
+
+
+def test_evidence_is_what_exceeds_the_threshold_in_units_of_the_bulk() -> None:
+    generator = np.random.default_rng(6)
+    bulk = generator.normal(size=(1, 100001))
+    scores = np.concatenate([10 + 3 * bulk, [[10 + 3 * 7.0]]], axis=1)
+    found = evidence(scores, 2.0)
+    assert found[0, -1] == pytest.approx(5.0, abs=0.1)
+    # Of a normal bulk 2.3 % lie above 2, by 0.0085 on average over all.
+    assert (found > 0).mean() == pytest.approx(0.0228, abs=0.003)
+    assert found.mean() == pytest.approx(0.0085, abs=0.001)
+    assert (evidence(np.ones((2, 5)), 0.0) == 0).all()

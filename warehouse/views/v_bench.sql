@@ -1,8 +1,9 @@
 -- The bench: what each method is worth, held against what retraining showed, and what it costs.
 -- lds: linear datamodelling score, with its 95 % interval; its halves are of different queries and
--- subsets. rise: of a query's loss when the most attributed tracks were left out, relative, with its
--- standard error over queries; similar_*: how alike the piece regenerated then is. planted_*:
--- average precision of finding what was made of a held-out excerpt (one track: 1 / its rank).
+-- subsets. evidence_lds: the same, with what shares are made of in the scores' place. rise: of a
+-- query's loss when the most attributed tracks were left out, relative, with its standard error over
+-- queries; similar_*: how alike the piece regenerated then is. planted_*: average precision of
+-- finding what was made of a held-out excerpt (one track: 1 / its rank).
 CREATE VIEW v_bench AS
 WITH cohorts AS (
     SELECT cohort, count(*) AS queries FROM dim_query GROUP BY cohort
@@ -17,6 +18,17 @@ scored AS (
         max(value) FILTER (metric = 'lds' AND detail = 'confirming') AS lds_confirming,
         max(value) FILTER (metric = 'lds_low' AND detail = 'confirming') AS lds_confirming_low,
         max(value) FILTER (metric = 'lds_high' AND detail = 'confirming') AS lds_confirming_high,
+        max(value) FILTER (metric = 'evidence_lds' AND detail = '') AS evidence_lds,
+        max(value) FILTER (metric = 'evidence_lds_low' AND detail = '') AS evidence_lds_low,
+        max(value) FILTER (metric = 'evidence_lds_high' AND detail = '') AS evidence_lds_high,
+        max(value) FILTER (metric = 'evidence_lds' AND detail = 'choosing')
+            AS evidence_lds_choosing,
+        max(value) FILTER (metric = 'evidence_lds' AND detail = 'confirming')
+            AS evidence_lds_confirming,
+        max(value) FILTER (metric = 'evidence_lds_low' AND detail = 'confirming')
+            AS evidence_lds_confirming_low,
+        max(value) FILTER (metric = 'evidence_lds_high' AND detail = 'confirming')
+            AS evidence_lds_confirming_high,
         max(value) FILTER (metric = 'noise_ceiling') AS noise_ceiling
     FROM fct_evaluation
     WHERE evaluation = 'datamodel' AND subject IN (SELECT cohort FROM cohorts)

@@ -28,6 +28,10 @@ class EkfacInfluence(JointScoringSpec):
     gradients: GradientSpec
     damping: float = Field(0.1, gt=0, description="relative to each layer's mean eigenvalue")
 
+    @property
+    def label(self) -> str:
+        return f"EK-FAC influence, {self.gradients.label}, λ {self.damping:g}"
+
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         model, train = material.model, material.train
         factors = kronecker_factors(lambda: self._gradients(model, train))

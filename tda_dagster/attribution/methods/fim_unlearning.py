@@ -20,11 +20,10 @@ class FimUnlearning(UnlearningSpec):
         options = self.unlearning
         masks = {(True, False): "M_U", (False, True): "M_L", (True, True): "M_U and M_L"}
         used = masks.get((options.mask_padding, self.scoring.mask_padding), "no mask")
-        skew = ", skew" if self.scoring.score == "skew" else ""
         return (
             f"FIM unlearning, {options.layer_group.replace('_', ' ')}, {used}, "
             f"{options.steps} step{'s' * (options.steps > 1)}, "
-            f"η {options.learning_rate:g}, λ {options.damping:g}{skew}"
+            f"η {options.learning_rate:g}, λ {options.damping:g}{self.scoring_label}"
         )
 
     @property

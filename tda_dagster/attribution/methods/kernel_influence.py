@@ -25,6 +25,10 @@ class KernelInfluence(JointScoringSpec):
     gradients: GradientSpec
     damping: float = Field(1.0, gt=0, description="relative to the kernel's mean eigenvalue")
 
+    @property
+    def label(self) -> str:
+        return f"kernel influence, {self.gradients.label}, λ {self.damping:g}"
+
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         asked = self.gradients.features(material.model, queries)
         return kernel_influence(asked, material.features(self.gradients), self.damping)

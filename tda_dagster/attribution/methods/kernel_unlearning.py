@@ -36,7 +36,10 @@ class KernelUnlearning(UnlearningSpec):
 
     @property
     def label(self) -> str:
-        return f"kernel unlearning, step {self.relative_norm:g}, λ {self.damping:g}"
+        return (
+            f"kernel unlearning, step {self.relative_norm:g}, λ {self.damping:g}"
+            f"{self.scoring_label}"
+        )
 
     @property
     def unlearning_forwards(self) -> int:

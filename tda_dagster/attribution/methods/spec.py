@@ -30,7 +30,7 @@ from tda_dagster.settings import (
     validated,
 )
 
-Family = Literal["unlearning", "similarity", "gradient", "control"]
+Family = Literal["unlearning", "similarity", "gradient", "peer", "control"]
 
 
 class Material(Protocol):
@@ -129,6 +129,13 @@ class UnlearningSpec(MethodSpec):
     def unlearning_forwards(self) -> int:
         """About how many forward passes one unlearning costs (a backward pass is worth two): what
         an experiment's cost is foretold by."""
+
+    @property
+    def scoring_label(self) -> str:
+        """What sets the scoring apart from plain differences, to be put behind a label."""
+        skew = ", skew" if self.scoring.score == "skew" else ""
+        noisier = f", t from {self.scoring.timestep_min:g}" if self.scoring.timestep_min else ""
+        return skew + noisier
 
     @property
     def plan(self) -> NoisePlan:

@@ -33,6 +33,10 @@ class TrajectoryInfluence(JointScoringSpec):
     gradients: GradientSpec
     damping: float = Field(1.0, gt=0, description="relative to each kernel's mean eigenvalue")
 
+    @property
+    def label(self) -> str:
+        return f"trajectory influence, {self.gradients.label}, λ {self.damping:g}"
+
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         scores = []
         for checkpoint in stored_checkpoints(material, self.method):
