@@ -39,7 +39,7 @@ def per_example_gradients(
     while True:
         # vmap cannot go through the fused attention kernels. Conditioning, which `draw_rows`
         # computes, is inside too: it must not depend on what other threads do.
-        with _MATH_ATTENTION:
+        with MATH_ATTENTION:
             rows = next(waiting, None)
             if rows is None:
                 return
@@ -76,7 +76,7 @@ class _MathAttention:
                 self._chosen.__exit__(None, None, None)
 
 
-_MATH_ATTENTION = _MathAttention()
+MATH_ATTENTION = _MathAttention()
 
 
 def mean_gradient(

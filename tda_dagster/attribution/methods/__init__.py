@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _HERE = "tda_dagster.attribution.methods"
+_PEERS = "tda_dagster.bench.peers"
 
 METHODS = {
     "fim_unlearning": f"{_HERE}.fim_unlearning:FimUnlearning",
@@ -63,6 +64,10 @@ METHODS = {
     "kernel_influence": f"{_HERE}.kernel_influence:KernelInfluence",
     "trajectory_influence": f"{_HERE}.trajectory_influence:TrajectoryInfluence",
     "random": f"{_HERE}.random:Random",
+    "traker_trak": f"{_PEERS}.traker:TrakerTrak",
+    "dattri_trak": f"{_PEERS}.dattri:DattriTrak",
+    "dattri_tracin": f"{_PEERS}.dattri:DattriTracIn",
+    "kronfluence": f"{_PEERS}.kronfluence:Kronfluence",
 }
 """Name → where its class is; a class is imported when its method is used."""
 
