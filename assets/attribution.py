@@ -45,7 +45,7 @@ def _one_score_each(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "attribution/scores",
-    version="2",
+    version="3",
     inputs=[
         "base/losses",
         "unlearned/losses",
@@ -111,7 +111,7 @@ def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame
 
         def produce(path: Path, name: str = name) -> None:
             segments = LatentSegments.load(source.path(name))
-            found = method.score(material, queries, segments)
+            found = method.samples(material, queries, segments)
             _table(queries, segments, found).write_parquet(path)
 
         work.append(
@@ -128,22 +128,26 @@ def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame
 
 def _jointly(job: Job, method: JointScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
     material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
-    return _ranked(_table(queries, material.train, method.score(material, queries)))
+    return _ranked(_table(queries, material.train, method.samples(material, queries)))
 
 
-def _table(queries: LatentSegments, segments: LatentSegments, scores: Tensor) -> pl.DataFrame:
-    """Scores [queries, segments] as rows."""
+def _table(queries: LatentSegments, segments: LatentSegments, samples: Tensor) -> pl.DataFrame:
+    """Samples [samples, queries, segments] of scores as rows: their mean and its standard error,
+    which is not known from one sample."""
+    count = len(samples)
+    errors = samples.std(dim=0) / count**0.5 if count > 1 else None
     return pl.DataFrame(
         {
             "query_id": [q for q in queries.segment_ids for _ in segments.segment_ids],
             "segment_id": list(segments.segment_ids) * len(queries),
-            "score": scores.flatten().numpy(),
-        }
+            "score": samples.mean(dim=0).flatten().numpy(),
+            "score_se": None if errors is None else errors.flatten().numpy(),
+        },
+        schema_overrides={"score_se": pl.Float64},
     )
 
 
 def _ranked(scores: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    scores = scores.with_columns(score_se=pl.lit(None, pl.Float64))
     for query_id in scores["query_id"].unique(maintain_order=True):
         yield query_id, rank_scores(scores.filter(query_id=query_id).drop("query_id"))
 

@@ -5,7 +5,7 @@ their random projection. How features are compared is `influence`'s business.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -66,11 +66,20 @@ class GradientSpec(GradientSettings):
 
     def features(self, model: MusicModel, pieces: LatentSegments) -> Tensor:
         """The features of some pieces under a model, float32 [pieces, dimension]."""
+        return self._under(self.plan, model, pieces)
+
+    def by_draw(self, model: MusicModel, pieces: LatentSegments) -> Tensor:
+        """What each draw has in them, float32 [draws, pieces, dimension]: their mean is
+        `features`."""
+        plans = [replace(self.plan, kept=(k,)) for k in self.plan.indices]
+        return torch.stack([self._under(plan, model, pieces) for plan in plans])
+
+    def _under(self, plan: NoisePlan, model: MusicModel, pieces: LatentSegments) -> Tensor:
         return gradient_features(
             model,
             model.layer_group(self.layer_group),
             pieces,
-            self.plan,
+            plan,
             project=(
                 whole if self.dimension is None else random_projection(self.dimension, self.seed)
             ),

@@ -24,6 +24,7 @@ from tda_dagster.attribution.influence import (
     kernel_influence,
 )
 from tda_dagster.attribution.methods import JointScoringSpec, UnlearningSpec, method_class
+from tda_dagster.attribution.methods.gradient_influence import GradientInfluenceSpec
 from tda_dagster.attribution.similarity import cosine
 from tda_dagster.attribution.sweep import sweep
 from tda_dagster.attribution.unlearning import unlearn
@@ -258,7 +259,7 @@ def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> No
     mean_g, mean = vectors_of(study.model, pieces, "mean")
     inverse = torch.linalg.inv(mean.T @ mean + 1e-2 * floor(mean))
     leverage = (mean @ inverse @ mean.T).diagonal()
-    plan = NoisePlan(draws=2, seed=SETTINGS.gradients.seed)
+    plan = GradientSpec(**dict(SETTINGS.gradients)).plan
     errors = sweep(study.model, study.train, plan)["loss_valid"].to_numpy().reshape(-1, 2).mean(1)
     moved = mean_g @ inverse @ mean.T * torch.from_numpy(errors).sqrt() / (1 - leverage)
     along = [vectors_of(at, pieces) for at in study.earlier.values()]
@@ -273,7 +274,11 @@ def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> No
         "d_trak": kernel_influence(energy_g, energy, 1e-3),
         "das": moved.square(),
         "kernel_influence": kernel_influence(g, everything, 1.0),
-        "trajectory_influence": sum(k / k.square().mean().sqrt() for k in kernels) / 2,
+        "trajectory_influence": sum(
+            k / kernel_influence(own, own, 1.0).square().mean().sqrt()
+            for k, (_, own) in zip(kernels, along, strict=True)
+        )
+        / 2,
     }
     for name, scores in expected.items():
         found = spec_of(name).score(study, queries)  # type: ignore[arg-type]
@@ -357,3 +362,33 @@ def test_ekfac_influence_is_the_factored_inverse_between_mean_gradients(
                 expected[q, i] += (way * of_segment[name].weight.mean(dim=0)).sum()
     found = method.score(study, queries)  # type: ignore[arg-type]
     torch.testing.assert_close(found, expected / len(study.train), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["grad_dot", "trak", "d_trak", "tracin", "trajectory_influence"])
+def test_samples_are_the_scores_of_the_draws_alone(
+    name: str, study: Study, queries: LatentSegments
+) -> None:
+    """With one draw asked about at a time, and segments as they are: their mean is the score."""
+    spec = spec_of(name)
+    samples = spec.samples(study, queries)  # type: ignore[arg-type]
+    assert samples.shape == (2, len(queries), len(study.train))
+    assert not torch.allclose(samples[0], samples[1])
+    whole = spec.score(study, queries)  # type: ignore[arg-type]
+    torch.testing.assert_close(samples.mean(dim=0), whole)
+
+
+def test_the_spread_of_samples_is_that_of_other_draws(
+    study: Study, queries: LatentSegments
+) -> None:
+    """Scores under other draws lie as far apart as the standard error of one says."""
+    many = overridden(SETTINGS, {"gradients.draws": 16, "gradients.draw_weights": "unit_norm"}, "t")
+    spec = method_class("grad_dot").of(many)
+    assert isinstance(spec, GradientInfluenceSpec)
+    segments = study.features(spec.features)
+    others = []
+    for seed in range(12):
+        asked = spec.features.model_copy(update={"seed": 100 + seed})
+        others.append(inner_products(asked.features(study.model, queries), segments))
+    errors = spec.samples(study, queries).std(dim=0) / 16**0.5  # type: ignore[arg-type]
+    ratio = torch.stack(others).std(dim=0) / errors
+    assert 0.5 < float(ratio.median()) < 1.5

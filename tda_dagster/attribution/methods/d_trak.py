@@ -7,12 +7,12 @@ from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.spec import Family, JointScoringSpec, Material
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
+from tda_dagster.attribution.methods.spec import Family, Material
 from tda_dagster.settings import GradientSettings
 
 
-class DTrak(JointScoringSpec):
+class DTrak(GradientInfluenceSpec):
     """TRAK on the gradients of the mean square of the prediction in the loss's place (Zheng et al.,
     arXiv:2311.00500, section 3.2, "square"), which that paper found to foretell better although
     theory asks for the loss."""
@@ -22,7 +22,10 @@ class DTrak(JointScoringSpec):
     gradients: GradientSettings
     damping: float = Field(1e-3, gt=0, description="relative to the kernel's mean eigenvalue")
 
-    def score(self, material: Material, queries: LatentSegments) -> Tensor:
-        spec = GradientSpec(**dict(self.gradients), objective="energy")
-        asked = spec.features(material.model, queries)
-        return kernel_influence(asked, material.features(spec), self.damping)
+    @property
+    def features(self) -> GradientSpec:
+        return GradientSpec(**dict(self.gradients), objective="energy")
+
+    def influence(self, material: Material, ask: Ask) -> Tensor:
+        segments = material.features(self.features)
+        return kernel_influence(ask(material.model), segments, self.damping)

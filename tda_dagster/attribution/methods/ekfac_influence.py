@@ -33,6 +33,10 @@ class EkfacInfluence(JointScoringSpec):
         return f"EK-FAC influence, {self.gradients.label}, λ {self.damping:g}"
 
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
+        return self.samples(material, queries).mean(dim=0)
+
+    def samples(self, material: Material, queries: LatentSegments) -> Tensor:
+        """One per draw of the segments' gradients."""
         model, train = material.model, material.train
         factors = kronecker_factors(lambda: self._gradients(model, train))
         directions = self._directions(model, queries, factors)
@@ -43,8 +47,8 @@ class EkfacInfluence(JointScoringSpec):
             )
             for batch in self._gradients(model, train)
         ]
-        draws = self.gradients.draws
-        return torch.cat(rows).reshape(len(train), draws, -1).mean(dim=1).T / len(train)  # type: ignore[arg-type]
+        scores = torch.cat(rows) / len(train)  # type: ignore[arg-type]
+        return scores.reshape(len(train), self.gradients.draws, -1).permute(1, 2, 0)
 
     def _directions(
         self, model: MusicModel, queries: LatentSegments, factors: dict[str, KroneckerFactors]

@@ -31,6 +31,12 @@ class FisherInfluence(ScoringSpec):
     def score(
         self, material: Material, queries: LatentSegments, segments: LatentSegments
     ) -> Tensor:
+        return self.samples(material, queries, segments).mean(dim=0)
+
+    def samples(
+        self, material: Material, queries: LatentSegments, segments: LatentSegments
+    ) -> Tensor:
+        """One per draw of the segments' losses."""
         options = self.unlearning
         model, fisher = material.model, material.fisher
         names = model.layer_group(options.layer_group)
@@ -61,4 +67,4 @@ class FisherInfluence(ScoringSpec):
                 batch_size=16,
             )
         ]
-        return torch.cat(rises).reshape(len(segments), self.draws, -1).mean(dim=1).T
+        return torch.cat(rises).reshape(len(segments), self.draws, -1).permute(1, 2, 0)

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import inner_products
-from tda_dagster.attribution.methods.spec import Family, JointScoringSpec, Material
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
+from tda_dagster.attribution.methods.spec import Family, Material
 
 
-class GradDot(JointScoringSpec):
+class GradDot(GradientInfluenceSpec):
     """⟨g_q, g_i⟩, with g the gradient of a piece's loss: how much a step of plain gradient descent
     on the segment lowers the query's loss, to first order and per unit of the rate."""
 
@@ -18,6 +18,9 @@ class GradDot(JointScoringSpec):
     family: ClassVar[Family] = "gradient"
     gradients: GradientSpec
 
-    def score(self, material: Material, queries: LatentSegments) -> Tensor:
-        asked = self.gradients.features(material.model, queries)
-        return inner_products(asked, material.features(self.gradients))
+    @property
+    def features(self) -> GradientSpec:
+        return self.gradients
+
+    def influence(self, material: Material, ask: Ask) -> Tensor:
+        return inner_products(ask(material.model), material.features(self.features))

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.spec import Family, JointScoringSpec, Material
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
+from tda_dagster.attribution.methods.spec import Family, Material
 
 
-class KernelInfluence(JointScoringSpec):
+class KernelInfluence(GradientInfluenceSpec):
     """How fast each segment's loss rises as the query is unlearned: g_i·(F + λI)⁻¹·g_q/N.
 
     FIM-regularised unlearning (arXiv:2506.18312, section 3) moves the weights along F⁻¹∇L(ẑ); this
@@ -29,6 +29,10 @@ class KernelInfluence(JointScoringSpec):
     def label(self) -> str:
         return f"kernel influence, {self.gradients.label}, λ {self.damping:g}"
 
-    def score(self, material: Material, queries: LatentSegments) -> Tensor:
-        asked = self.gradients.features(material.model, queries)
-        return kernel_influence(asked, material.features(self.gradients), self.damping)
+    @property
+    def features(self) -> GradientSpec:
+        return self.gradients
+
+    def influence(self, material: Material, ask: Ask) -> Tensor:
+        segments = material.features(self.features)
+        return kernel_influence(ask(material.model), segments, self.damping)

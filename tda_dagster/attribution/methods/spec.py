@@ -156,6 +156,13 @@ class ScoringSpec(MethodSpec):
         the others of its part.
         """
 
+    def samples(
+        self, material: Material, queries: LatentSegments, segments: LatentSegments
+    ) -> torch.Tensor:
+        """Samples [samples, queries, segments] whose mean is the score, one per noise draw for a
+        method that can tell them apart: their spread is the score's standard error."""
+        return self.score(material, queries, segments).unsqueeze(0)
+
 
 class JointScoringSpec(MethodSpec):
     """A method whose score of one segment depends on all the others: those that set segments off
@@ -165,6 +172,10 @@ class JointScoringSpec(MethodSpec):
     def score(self, material: Material, queries: LatentSegments) -> torch.Tensor:
         """Scores float64 [queries, training segments] on CPU, larger = more influential; segments
         in the order of `material.train`."""
+
+    def samples(self, material: Material, queries: LatentSegments) -> torch.Tensor:
+        """Samples [samples, queries, segments] of the score, as those of a `ScoringSpec`."""
+        return self.score(material, queries).unsqueeze(0)
 
 
 def stored_checkpoints(material: Material, method: str) -> tuple[TrainingCheckpoint, ...]:

@@ -8,24 +8,20 @@ from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.spec import (
-    Family,
-    JointScoringSpec,
-    Material,
-    stored_checkpoints,
-)
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
+from tda_dagster.attribution.methods.spec import Family, Material, stored_checkpoints
 
 
-class TrajectoryInfluence(JointScoringSpec):
+class TrajectoryInfluence(GradientInfluenceSpec):
     """The mean over training checkpoints of `kernel_influence` under each: how fast segments are
     forgotten with the query by the models that the training passed through.
 
     What was learnt from a segment early is at the end part of what all segments share, and the
     gradients of segments that the model has by then memorised are small: at the end alone much of
     a segment's influence cannot be seen. TracIn (arXiv:2002.08484) sums over checkpoints for the
-    same reason, with a curvature of one. Every checkpoint's scores are divided by their root mean
-    square over all queries and segments, so that none outweighs the others by its scale.
+    same reason, with a curvature of one. Every checkpoint's scores are divided by the root mean
+    square of those that training segments have of each other, so that none outweighs the others by
+    its scale.
     """
 
     method: Literal["trajectory_influence"] = "trajectory_influence"
@@ -37,11 +33,15 @@ class TrajectoryInfluence(JointScoringSpec):
     def label(self) -> str:
         return f"trajectory influence, {self.gradients.label}, λ {self.damping:g}"
 
-    def score(self, material: Material, queries: LatentSegments) -> Tensor:
+    @property
+    def features(self) -> GradientSpec:
+        return self.gradients
+
+    def influence(self, material: Material, ask: Ask) -> Tensor:
         scores = []
         for checkpoint in stored_checkpoints(material, self.method):
-            asked = self.gradients.features(material.model_at(checkpoint), queries)
-            segments = material.features(self.gradients, checkpoint)
-            found = kernel_influence(asked, segments, self.damping)
-            scores.append(found / found.square().mean().sqrt())
+            asked = ask(material.model_at(checkpoint))
+            segments = material.features(self.features, checkpoint)
+            own = kernel_influence(segments, segments, self.damping).square().mean().sqrt()
+            scores.append(kernel_influence(asked, segments, self.damping) / own)
         return torch.stack(scores).mean(dim=0)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.spec import Family, JointScoringSpec, Material
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
+from tda_dagster.attribution.methods.spec import Family, Material
 
 
-class Trak(JointScoringSpec):
+class Trak(GradientInfluenceSpec):
     """φ_q·(ΦᵀΦ)⁻¹·φ_i, with φ the randomly projected gradient of a piece's loss (Park et al.,
     arXiv:2303.14186, eq. 16), the loss itself being the model's output, as for diffusion models in
     arXiv:2311.00500. One model; the damping only keeps the inverse finite."""
@@ -21,6 +21,10 @@ class Trak(JointScoringSpec):
     gradients: GradientSpec
     damping: float = Field(1e-3, gt=0, description="relative to the kernel's mean eigenvalue")
 
-    def score(self, material: Material, queries: LatentSegments) -> Tensor:
-        asked = self.gradients.features(material.model, queries)
-        return kernel_influence(asked, material.features(self.gradients), self.damping)
+    @property
+    def features(self) -> GradientSpec:
+        return self.gradients
+
+    def influence(self, material: Material, ask: Ask) -> Tensor:
+        segments = material.features(self.features)
+        return kernel_influence(ask(material.model), segments, self.damping)
