@@ -1,6 +1,7 @@
 """Evaluation: figures about the autoencoder and about an attribution."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from assets.dataset import manifest_uri, read_index, segment_spec
 from assets.material import read_embedding
 from assets.preview import picture, table
 from assets.unlearned import QUERY_LOSSES, SUMMARY, query_losses, unlearning_spec
-from tda_dagster.attribution.scoring import evidence
+from tda_dagster.attribution.methods import UnlearningSpec
+from tda_dagster.attribution.scoring import SCORERS, evidence
 from tda_dagster.attribution.similarity import cosine, standardised
 from tda_dagster.corpus import iter_segments
 from tda_dagster.diffusion.autoencoder import encode, open_autoencoder
@@ -30,6 +32,7 @@ from tda_dagster.evaluation.datamodel import (
 from tda_dagster.evaluation.metrics import (
     EVALUATION_SCHEMA,
     gini,
+    half_coverage,
     loss_rise,
     row,
     self_rank,
@@ -116,7 +119,7 @@ SIMILARITY_TRACKS = 10
 
 @study_asset(
     "evaluation/attribution",
-    version="2",
+    version="3",
     inputs=[
         "attribution/scores",
         "unlearned/checkpoints",
@@ -148,8 +151,10 @@ def attribution(job: Job, out: Path) -> None:
                 found.append(("self_influence_rank", rank, "lower", ""))
         found += _similarity(job, query["query_id"], own, segments)
         rows += [(query["query_id"], *figure) for figure in found]
-    if unlearning_spec(job) is not None:
+    method = unlearning_spec(job)
+    if method is not None:
         rows += _forgetting(job, segments)
+        rows += _coverage(job, method, segments)
     metrics = [
         row(
             "attribution",
@@ -224,6 +229,26 @@ def _forgetting(job: Job, segments: pl.DataFrame) -> Iterator[tuple[str, str, fl
             ids = segments.filter(split=split)["segment_id"]
             if len(ids):
                 yield query_id, f"{split}_loss_rise", loss_rise(base, after, ids), "lower", ""
+
+
+def _coverage(
+    job: Job, method: UnlearningSpec, segments: pl.DataFrame
+) -> Iterator[tuple[str, str, float, str, str]]:
+    """Whether the standard errors of scores are what they say."""
+    scoring = method.scoring
+    score = partial(
+        SCORERS[scoring.score],
+        mask_padding=scoring.mask_padding,
+        timestep_min=scoring.timestep_min,
+    )
+    train = segments.filter(split="train").select("segment_id")
+    base = read_losses(job.inputs["base/losses"]).join(train, on="segment_id", how="semi")
+    base = base.filter(pl.col("timestep") >= scoring.timestep_min)
+    for query_id, losses in query_losses(job.inputs["unlearned/losses"]).items():
+        after = losses.join(train, on="segment_id", how="semi")
+        found = half_coverage(score, base, after.filter(pl.col("timestep") >= scoring.timestep_min))
+        if found is not None:
+            yield query_id, "interval_coverage", found, "none", "halves of the draws"
 
 
 HALVES = {"choosing": 0, "confirming": 1}

@@ -4,6 +4,8 @@ What belongs here: what is computed from losses, scores and deltas. Figures of a
 `reconstruction`.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import polars as pl
 
@@ -51,6 +53,31 @@ def loss_rise(base: pl.DataFrame, unlearned: pl.DataFrame, segments: pl.Series) 
     rise = (paired["loss_unlearned"] - paired["loss"]).mean()
     assert isinstance(rise, float)
     return rise
+
+
+def half_coverage(
+    score: Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame],
+    base: pl.DataFrame,
+    unlearned: pl.DataFrame,
+) -> float | None:
+    """How often the 95 % intervals of two scores of the same segment meet as they should: one score
+    from the even draws of the sweeps and one from the odd ones. The share of segments for which
+    they lie within 1.96 standard errors of their difference; 0.95 if errors are what they say.
+
+    `score` makes scores (`scoring.SCORE_SCHEMA`) of two sweeps. None for fewer than four draws, of
+    which one half would have no standard error.
+    """
+    draws = unlearned["draw"].unique().sort()
+    if len(draws) < 4:
+        return None
+    halves = [
+        score(*(sweep.filter(pl.col("draw").is_in(half.implode())) for sweep in (base, unlearned)))
+        for half in (draws.gather_every(2), draws.gather_every(2, offset=1))
+    ]
+    both = halves[0].join(halves[1], on="segment_id", suffix="_other")
+    error = (pl.col("score_se").pow(2) + pl.col("score_se_other").pow(2)).sqrt()
+    met = (pl.col("score") - pl.col("score_other")).abs() <= 1.96 * error
+    return float(both.select(met.mean()).item())
 
 
 def top_share(scores: pl.Series, fraction: float) -> float:

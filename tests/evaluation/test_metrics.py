@@ -4,9 +4,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tda_dagster.attribution.scoring import score_difference
 from tda_dagster.evaluation.metrics import (
     EVALUATION_SCHEMA,
     gini,
+    half_coverage,
     loss_rise,
     row,
     self_rank,
@@ -120,3 +122,43 @@ class TestSimilarityOfExtremes:
         level = self.segments.with_columns(score=pl.lit(0.0))
         assert similarity_of_extremes(level, 1) == pytest.approx((0.9, 0.8))
         assert similarity_of_extremes(level.reverse(), 1) == pytest.approx((0.9, 0.8))
+
+
+def random_sweep(generator: np.random.Generator, segments: int, draws: int, rise: float) -> pl.DataFrame:
+    places = [(f"s{i:04d}", k) for i in range(segments) for k in range(draws)]
+    return pl.DataFrame(
+        {
+            "segment_id": [segment for segment, _ in places],
+            "draw": [draw for _, draw in places],
+            "timestep": [(draw + 0.5) / draws for _, draw in places],
+            "loss": rise + generator.normal(size=len(places)),
+        }
+    )
+
+
+class TestHalfCoverage:
+    def test_right_errors_cover_and_too_small_ones_do_not(self) -> None:
+        generator = np.random.default_rng(0)
+        before, after = (random_sweep(generator, 2000, 40, rise) for rise in (1.0, 1.3))
+        found = half_coverage(score_difference, before, after)
+        # Normal differences of known size; errors estimated from 20 draws each cost a little.
+        assert found == pytest.approx(0.945, abs=0.015)
+
+        def overconfident(base: pl.DataFrame, unlearned: pl.DataFrame) -> pl.DataFrame:
+            return score_difference(base, unlearned).with_columns(pl.col("score_se") / 3)
+
+        narrow = half_coverage(overconfident, before, after)
+        assert narrow == pytest.approx(0.49, abs=0.05)  # of a normal, within 1.96 / 3
+
+    def test_a_score_that_depends_on_the_draw_is_not_covered(self) -> None:
+        generator = np.random.default_rng(0)
+        before, after = (random_sweep(generator, 50, 40, rise) for rise in (1.0, 1.3))
+        tilted = after.with_columns(pl.col("loss") + 9.0 * (pl.col("draw") % 2))
+        found = half_coverage(score_difference, before, tilted)
+        assert found is not None
+        assert found < 0.1
+
+    def test_halves_of_one_draw_have_no_errors(self) -> None:
+        generator = np.random.default_rng(0)
+        before, after = (random_sweep(generator, 5, 3, rise) for rise in (1.0, 1.3))
+        assert half_coverage(score_difference, before, after) is None

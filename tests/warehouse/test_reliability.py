@@ -86,7 +86,10 @@ def test_intervals_of_the_right_size_cover_and_too_small_ones_do_not(
 ) -> None:
     method = tables["dim_method"].with_columns(
         config=pl.Series(
-            ['{"noise": {"seed": 0}, "steps": 1}', '{"noise": {"seed": 1}, "steps": 1}']
+            [
+                '{"noise": {"seed": 0}, "gradients": {"seed": 7, "draws": 2}, "steps": 1}',
+                '{"noise": {"seed": 1}, "gradients": {"seed": 8, "draws": 2}, "steps": 1}',
+            ]
         )
     )
     right = with_scores(tables | {"dim_method": method}, chance=0.5)

@@ -1,11 +1,14 @@
 -- Do the 95 % intervals of scores hold what they promise? Where the same method was run under two
--- noise plans (its spec differs in noise and sweep alone): the share of segments whose two scores lie
+-- noise plans (its spec differs in noise, sweep and seeds alone): the share of segments whose two scores lie
 -- within 1.96 standard errors of their difference. rank_correlation: how alike the two rank segments.
 CREATE VIEW v_interval_coverage AS
 WITH specs AS (
     SELECT
         method_id, method,
-        json_merge_patch(config::JSON, '{"noise": null, "sweep": null}') AS same
+        json_merge_patch(
+            config::JSON,
+            '{"noise": null, "sweep": null, "seed": null, "gradients": {"seed": null}}'
+        ) AS same
     FROM dim_method
 )
 SELECT
