@@ -124,7 +124,9 @@ class TestSimilarityOfExtremes:
         assert similarity_of_extremes(level.reverse(), 1) == pytest.approx((0.9, 0.8))
 
 
-def random_sweep(generator: np.random.Generator, segments: int, draws: int, rise: float) -> pl.DataFrame:
+def random_sweep(
+    generator: np.random.Generator, segments: int, draws: int, rise: float
+) -> pl.DataFrame:
     places = [(f"s{i:04d}", k) for i in range(segments) for k in range(draws)]
     return pl.DataFrame(
         {
