@@ -3,6 +3,7 @@
 What belongs here: options and printing. Heavy imports wait until a command needs them.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,11 @@ def register(app: typer.Typer) -> None:
 @bench_app.command()
 def attribution(
     peers: Annotated[
-        bool, typer.Option("--peers", help="The methods of other libraries, too.")
+        bool,
+        typer.Option(
+            "--peers",
+            help="The methods of other libraries, too; bergson where TDA_BERGSON_PYTHON names it.",
+        ),
     ] = False,
     ideas: Annotated[
         bool, typer.Option("--ideas", help="The methods under other settings, too.")
@@ -44,10 +49,13 @@ def attribution(
 ) -> None:
     """Score every method on the bench's study and print the verdict."""
     from tda_dagster.bench import run_bench
+    from tda_dagster.bench.peers.bergson import PYTHON_VARIABLE
     from tda_dagster.summary import print_bench
 
     workspace = _study(study, stored=not regenerate)
     experiments = ["bench", *["peers"] * peers, *["ideas"] * ideas]
+    if peers and PYTHON_VARIABLE in os.environ:
+        experiments.append("bergson")
     console = Console(soft_wrap=True)
     run_bench(workspace, experiments, removal=removal, console=console)
     print_bench(workspace, console)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,12 @@ def scores_of(name: str, study: Study, queries: LatentSegments, **changes: Any) 
     return found
 
 
+@pytest.fixture(scope="module")
+def of_kronfluence(study: Study, queries: LatentSegments) -> Callable[..., Tensor]:
+    """Its scores; each run of it takes seconds, so that equal ones are made once."""
+    return cache(partial(scores_of, "kronfluence", study, queries))
+
+
 def gradients_of(study: Study, pieces: LatentSegments) -> Tensor:
     return spec_of("grad_dot").gradients.features(study.model, pieces)  # type: ignore[attr-defined,no-any-return]
 
@@ -149,29 +156,30 @@ def test_trak_of_traker_is_kernel_influence_given_many_directions(
 
 
 def test_kronfluence_without_curvature_is_the_inner_product(
-    study: Study, queries: LatentSegments
+    study: Study, queries: LatentSegments, of_kronfluence: Callable[..., Tensor]
 ) -> None:
-    found = scores_of("kronfluence", study, queries, strategy="identity")
-    linear = spec_of("kronfluence").layers(study.model)  # type: ignore[attr-defined]
+    linear = spec_of("kronfluence").linear_layers(study.model)  # type: ignore[attr-defined]
     group = study.model.layer_group("cross_attention")
     assert {f"{name}.weight" for name in linear} == set(group)  # all of them, so it must agree
-    assert_close(found, scores_of("grad_dot", study, queries))
+    assert_close(of_kronfluence(strategy="identity"), scores_of("grad_dot", study, queries))
 
 
-def test_ekfac_of_kronfluence_is_ours(study: Study, queries: LatentSegments) -> None:
+def test_ekfac_of_kronfluence_is_ours(
+    study: Study, queries: LatentSegments, of_kronfluence: Callable[..., Tensor]
+) -> None:
     """Under the same Fisher information, that of the training's own targets; per segment."""
-    found = scores_of("kronfluence", study, queries, use_empirical_fisher=True)
-    assert_close(found / len(study.train), scores_of("ekfac_influence", study, queries))
+    found = of_kronfluence(use_empirical_fisher=True) / len(study.train)
+    assert_close(found, scores_of("ekfac_influence", study, queries))
 
 
 def test_sampled_outputs_make_another_curvature_of_much_the_same_kind(
-    study: Study, queries: LatentSegments
+    of_kronfluence: Callable[..., Tensor],
 ) -> None:
-    sampled = scores_of("kronfluence", study, queries)
-    empirical = scores_of("kronfluence", study, queries, use_empirical_fisher=True)
-    plain = scores_of("kronfluence", study, queries, strategy="identity")
+    sampled, empirical = of_kronfluence(), of_kronfluence(use_empirical_fisher=True)
     assert not torch.allclose(sampled, empirical, rtol=1e-3)
-    assert correlation(sampled, empirical) > correlation(sampled, plain)
+    assert correlation(sampled, empirical) > correlation(
+        sampled, of_kronfluence(strategy="identity")
+    )
 
 
 @pytest.mark.parametrize("name", LIBRARIES)

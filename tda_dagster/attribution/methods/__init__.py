@@ -68,6 +68,7 @@ METHODS = {
     "dattri_trak": f"{_PEERS}.dattri:DattriTrak",
     "dattri_tracin": f"{_PEERS}.dattri:DattriTracIn",
     "kronfluence": f"{_PEERS}.kronfluence:Kronfluence",
+    "bergson": f"{_PEERS}.bergson:Bergson",
 }
 """Name → where its class is; a class is imported when its method is used."""
 

@@ -61,7 +61,7 @@ class Kronfluence(PeerSpec):
             from kronfluence.analyzer import Analyzer, prepare_model
             from kronfluence.arguments import FactorArguments, ScoreArguments
         model = self.working_copy(material.model)
-        layers = self.layers(model)
+        layers = self.linear_layers(model)
         task = _task(self, model, layers)
         train, asked = (_SampledRows(self, model, part) for part in (material.train, queries))
         batch = self.gradients.batch_size
@@ -101,15 +101,6 @@ class Kronfluence(PeerSpec):
         draws = self.gradients.draws
         scores: Tensor = found.detach().cpu().double()
         return scores.reshape(len(queries), draws, len(material.train), draws).mean(dim=(1, 3))
-
-    def layers(self, model: MusicModel) -> list[str]:
-        """The linear layers whose weights are in the layer group, by module name."""
-        group = set(model.layer_group(self.gradients.layer_group))
-        return [
-            name
-            for name, module in model.denoiser.named_modules()
-            if isinstance(module, nn.Linear) and f"{name}.weight" in group
-        ]
 
 
 class _SampledRows(Dataset[tuple[Tensor, ...]]):

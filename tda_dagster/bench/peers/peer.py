@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import field_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tda_dagster.attribution.features import OBJECTIVES, GradientSpec
@@ -58,6 +58,15 @@ class PeerSpec(JointScoringSpec):
         for name in copy.layer_group(self.gradients.layer_group):
             parameters[name].requires_grad_(True)
         return copy
+
+    def linear_layers(self, model: MusicModel) -> list[str]:
+        """The linear layers whose weights are in the layer group, by module name."""
+        group = set(model.layer_group(self.gradients.layer_group))
+        return [
+            name
+            for name, module in model.denoiser.named_modules()
+            if isinstance(module, nn.Linear) and f"{name}.weight" in group
+        ]
 
     def rows(self, model: MusicModel, pieces: LatentSegments) -> "DataLoader[tuple[Tensor, ...]]":
         """A row per piece with all its draws, in batches, in order."""
