@@ -1,10 +1,11 @@
 """bergson: preconditioned inner products of projected gradients
 (https://github.com/EleutherAI/bergson, 2.5), in an environment of its own.
 
-Its requirements (torchvision, torchaudio, bitsandbytes) are too many and too particular about their
-builds to share an environment with. It is another process, started by the Python that
-`TDA_BERGSON_PYTHON` names, of an environment with tda-dagster and bergson; what passes between the
-two is safetensors and JSON.
+Its requirements are too many to share an environment with. It is another process, started by the
+Python that `TDA_BERGSON_PYTHON` names, of an environment with tda-dagster and bergson; what passes
+between the two is safetensors and JSON. Where torchvision is not of the same build as torch,
+install bergson with `--no-deps`, and of its requirements all but torchvision and torchaudio, which
+it does not use here: another build of them breaks transformers.
 """
 
 import os
