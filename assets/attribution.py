@@ -14,7 +14,7 @@ from assets.material import StudyMaterial
 from assets.preview import histogram, table
 from assets.unlearned import query_losses
 from tda_dagster.attribution.methods import JointScoringSpec, ScoringSpec, UnlearningSpec
-from tda_dagster.attribution.scoring import SCORE_SCHEMA, SCORERS, rank_scores
+from tda_dagster.attribution.scoring import SCORE_SCHEMA, SCORERS, combined, rank_scores
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.materialization import Job, Shard, Verdict, study_asset
 from tda_dagster.store import Artifact
@@ -91,16 +91,18 @@ def _from_losses(job: Job, method: UnlearningSpec) -> Iterator[tuple[str, pl.Dat
     train = segments.filter(split="train").select("segment_id")
     base = read_losses(job.inputs["base/losses"]).join(train, on="segment_id", how="semi")
     scoring = method.scoring
+    material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
+    samples = method.other_samples(material, queries)
+    others = None if samples is None else _table(queries, material.train, samples)
     for query_id, losses in query_losses(job.inputs["unlearned/losses"]).items():
-        yield (
-            query_id,
-            SCORERS[scoring.score](
-                base,
-                losses.join(train, on="segment_id", how="semi"),
-                mask_padding=scoring.mask_padding,
-                timestep_min=scoring.timestep_min,
-            ),
+        found = SCORERS[scoring.score](
+            base,
+            losses.join(train, on="segment_id", how="semi"),
+            mask_padding=scoring.mask_padding,
+            timestep_min=scoring.timestep_min,
         )
+        other = None if others is None else others.filter(query_id=query_id)
+        yield query_id, found if other is None else combined(found, other)
 
 
 def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from tda_dagster.errors import TdaError
 
+Array = NDArray[np.float64]
+
 SCORE_SCHEMA = {
     "segment_id": pl.String,
     "score": pl.Float64,
@@ -123,13 +125,45 @@ def rank_scores(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def evidence(scores: NDArray[np.float64], threshold_z: float) -> NDArray[np.float64]:
-    """What shares are made of: by how much a score's robust z exceeds the threshold, at least 0.
-
-    `scores` [..., segments] of one query each; z is the distance from the median in units of 1.4826
-    times the median absolute deviation, 0 where all that is nothing (data dictionary, "Shares").
-    """
+def robust_z(scores: Array) -> Array:
+    """How far scores [..., segments] stand out from the bulk of those of one query: the distance
+    from the median in units of `robust_spread`, 0 where that is 0."""
     apart = scores - np.median(scores, axis=-1, keepdims=True)
-    spread = 1.4826 * np.median(np.abs(apart), axis=-1, keepdims=True)
-    z = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 0)
-    return np.maximum(z - threshold_z, 0.0)
+    spread = robust_spread(scores)
+    standing: Array = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 0)
+    return standing
+
+
+def robust_spread(scores: Array) -> Array:
+    """1.4826 times the median absolute deviation, [..., 1]: the standard deviation, were the scores
+    normal, whatever a few of them are."""
+    apart = np.abs(scores - np.median(scores, axis=-1, keepdims=True))
+    spread: Array = 1.4826 * np.median(apart, axis=-1, keepdims=True)
+    return spread
+
+
+def evidence(scores: Array, threshold_z: float) -> Array:
+    """What shares are made of: by how much the robust z of scores [..., segments] exceeds the
+    threshold, at least 0 (data dictionary, "Shares")."""
+    return np.maximum(robust_z(scores) - threshold_z, 0.0)
+
+
+def combined(scores: pl.DataFrame, other: pl.DataFrame) -> pl.DataFrame:
+    """The mean of two methods' scores of a query's segments, each as its robust z, for their scales
+    have nothing in common. `scores` and `other` have `segment_id`, `score` and `score_se` of the
+    same segments; the standard error takes the two for independent, and is null where one is.
+    """
+    both = scores.join(other, on="segment_id", suffix="_other").sort("segment_id")
+    values = [both[name].to_numpy() for name in ("score", "score_other")]
+    spreads = [float(robust_spread(value)[0]) for value in values]
+    errors = [
+        both[name] / spread if spread > 0 else pl.Series([None] * both.height, dtype=pl.Float64)
+        for name, spread in zip(("score_se", "score_se_other"), spreads, strict=True)
+    ]
+    return rank_scores(
+        both.select(
+            "segment_id",
+            score=pl.Series((robust_z(values[0]) + robust_z(values[1])) / 2),
+            score_se=(errors[0] ** 2 + errors[1] ** 2).sqrt() / 2,
+        )
+    )

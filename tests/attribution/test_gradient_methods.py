@@ -392,3 +392,23 @@ def test_the_spread_of_samples_is_that_of_other_draws(
     errors = spec.samples(study, queries).std(dim=0) / 16**0.5  # type: ignore[arg-type]
     ratio = torch.stack(others).std(dim=0) / errors
     assert 0.5 < float(ratio.median()) < 1.5
+
+
+def test_an_ensemble_shares_the_checkpoints_of_its_unlearning(
+    study: Study, queries: LatentSegments
+) -> None:
+    ensemble = method_class("unlearning_ensemble").of(SETTINGS)
+    alone = method_class("fim_unlearning").of(SETTINGS)
+    assert isinstance(ensemble, UnlearningSpec)
+    assert isinstance(alone, UnlearningSpec)
+    assert ensemble.unlearning_config == alone.unlearning_config
+    assert ensemble.method_id != alone.method_id
+    one = queries.take([0])
+    made, expected = (spec.unlearn(study, one).delta for spec in (ensemble, alone))  # type: ignore[arg-type]
+    assert all(torch.equal(made[name], value) for name, value in expected.items())
+    samples = ensemble.other_samples(study, queries)  # type: ignore[arg-type]
+    assert samples is not None
+    torch.testing.assert_close(
+        samples,
+        spec_of("kernel_influence").samples(study, queries),  # type: ignore[arg-type]
+    )

@@ -11,7 +11,10 @@ import pytest
 from tda_dagster.attribution.scoring import (
     SCORE_SCHEMA,
     ScoringError,
+    combined,
     rank_scores,
+    robust_spread,
+    robust_z,
     score_difference,
     score_skew,
 )
@@ -174,3 +177,54 @@ def test_the_base_may_have_more_draws() -> None:
     assert score_difference(base, some).equals(
         score_difference(base.filter(pl.col("draw") == 1), some)
     )
+
+
+def scores_of(values: np.ndarray, errors: np.ndarray | None) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "segment_id": [f"s{number:03d}" for number in range(len(values))],
+            "score": values,
+            "score_se": errors,
+        },
+        schema_overrides={"score_se": pl.Float64},
+    )
+
+
+class TestCombined:
+    generator = np.random.default_rng(3)
+    first = scores_of(5 + 2 * generator.normal(size=101), np.full(101, 0.4))
+    second = scores_of(-1 + 30 * generator.normal(size=101), np.full(101, 9.0))
+
+    def test_it_is_the_mean_of_both_in_units_of_their_bulks(self) -> None:
+        found = combined(self.first, self.second.reverse())
+        expected = 0.0
+        for frame in (self.first, self.second):
+            values = frame["score"].to_numpy()
+            apart = values - np.median(values)
+            expected = expected + apart / (1.4826 * np.median(np.abs(apart))) / 2
+        assert found["rank"].to_list() == list(range(1, 102))
+        np.testing.assert_allclose(found.sort("segment_id")["score"], expected)
+
+    def test_neither_scale_nor_offset_of_either_matters(self) -> None:
+        other = self.second.with_columns(pl.col("score") * 7 - 3, pl.col("score_se") * 7)
+        one, two = combined(self.first, self.second), combined(self.first, other)
+        assert one["segment_id"].equals(two["segment_id"])
+        for name in ("score", "score_se"):
+            np.testing.assert_allclose(one[name], two[name])
+
+    def test_errors_add_as_those_of_a_mean_of_two(self) -> None:
+        found = combined(self.first, self.second)
+        spreads = [
+            float(robust_spread(f["score"].to_numpy())[0]) for f in (self.first, self.second)
+        ]
+        expected = np.hypot(0.4 / spreads[0], 9.0 / spreads[1]) / 2
+        np.testing.assert_allclose(found["score_se"], expected)
+        unknown = combined(self.first, scores_of(self.second["score"].to_numpy(), None))
+        assert unknown["score_se"].null_count() == 101
+
+    def test_scores_that_are_all_alike_say_nothing(self) -> None:
+        level = scores_of(np.ones(101), np.zeros(101))
+        found = combined(self.first, level).sort("segment_id")
+        np.testing.assert_allclose(
+            found["score"], robust_z(self.first["score"].to_numpy()) / 2, atol=1e-12
+        )

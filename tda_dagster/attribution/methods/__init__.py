@@ -44,6 +44,7 @@ _PEERS = "tda_dagster.bench.peers"
 METHODS = {
     "fim_unlearning": f"{_HERE}.fim_unlearning:FimUnlearning",
     "kernel_unlearning": f"{_HERE}.kernel_unlearning:KernelUnlearning",
+    "unlearning_ensemble": f"{_HERE}.unlearning_ensemble:UnlearningEnsemble",
     "abu": f"{_HERE}.abu:Abu",
     "gradient_ascent": f"{_HERE}.gradient_ascent:GradientAscent",
     "mucs": f"{_HERE}.mucs:Mucs",

@@ -130,6 +130,11 @@ class UnlearningSpec(MethodSpec):
         """About how many forward passes one unlearning costs (a backward pass is worth two): what
         an experiment's cost is foretold by."""
 
+    def other_samples(self, material: Material, queries: LatentSegments) -> torch.Tensor | None:
+        """Samples [samples, queries, training segments] of scores that the sweep's are combined
+        with (`scoring.combined`); None where the sweep stands for itself."""
+        return None
+
     @property
     def scoring_label(self) -> str:
         """What sets the scoring apart from plain differences, to be put behind a label."""
