@@ -292,7 +292,7 @@ def experiments(job: Job, out: Path) -> None:
 
 @study_asset(
     "report/bench",
-    version="1",
+    version="2",
     inputs=["warehouse/duckdb"],
     finish=_lay_out,
     describe=_describe,

@@ -118,23 +118,25 @@ def print_experiment(workspace: Workspace, name: str, console: Console) -> None:
 
 
 _LEGEND = """\
-LDS            rank correlation of what scores foretell with the loss of models trained on random
-               halves of the tracks
-confirmed      LDS for the queries and subsets that no setting was chosen on
+evidence LDS   rank correlation of what the evidence that shares are made of foretells with the loss
+               of models trained on random halves of the tracks
+confirmed      evidence LDS for the queries and subsets that no setting was chosen on
+LDS            rank correlation of what the raw scores foretell
 loss left out  rise of a query's loss when its most attributed tracks are left out of training
 planted        average precision of finding what was made of a held-out excerpt"""
-_BENCH = "SELECT * FROM v_bench ORDER BY cohort, lds DESC, method_id"
+_BENCH = "SELECT * FROM v_bench ORDER BY cohort, evidence_lds DESC NULLS LAST, lds DESC, method_id"
 
 
 def print_bench(workspace: Workspace, console: Console) -> None:
-    """Print the verdict: every method held against what retraining showed."""
+    """Print the verdict: every method held against what retraining showed, best evidence first."""
     rows = query(workspace.database, _BENCH).to_dicts()
     table = Table(box=None, pad_edge=False)
     table.add_column("method")
     for heading in (
-        "LDS",
+        "evidence LDS",
         "95 % interval",
         "confirmed",
+        "LDS",
         "loss left out",
         "planted",
         "s per query",
@@ -142,11 +144,13 @@ def print_bench(workspace: Workspace, console: Console) -> None:
     ):
         table.add_column(heading, justify="right")
     for row in rows:
+        known = row["evidence_lds"] is not None
         table.add_row(
             escape(row["label"]),
+            f"{row['evidence_lds']:.3f}" if known else "–",
+            f"{row['evidence_lds_low']:+.2f} to {row['evidence_lds_high']:+.2f}" if known else "–",
+            f"{row['evidence_lds_confirming']:.3f}" if known else "–",
             f"{row['lds']:.3f}",
-            f"{row['lds_low']:+.2f} to {row['lds_high']:+.2f}",
-            f"{row['lds_confirming']:.3f}",
             "–" if row["rise"] is None else f"{row['rise']:+.2%} ± {row['rise_se']:.2%}",
             "–" if row["planted"] is None else f"{row['planted']:.2f}",
             f"{row['seconds_per_query']:.2f}",
