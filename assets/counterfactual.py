@@ -22,7 +22,7 @@ from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.diffusion.retraining import Retrainer
 from tda_dagster.embedding import embed, open_embedders
 from tda_dagster.errors import TdaError
-from tda_dagster.evaluation.counterfactual import most_attributed, random_subsets
+from tda_dagster.evaluation.counterfactual import random_subsets, removed_tracks
 from tda_dagster.evaluation.ground_truth import (
     REMOVAL_TABLES,
     GroundTruth,
@@ -241,13 +241,13 @@ def _membership(subsets: Sequence[Sequence[str]]) -> pl.DataFrame:
 
 def _removed(job: Job, queries: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The tracks that are left out for each query, most attributed first."""
-    scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
-    segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
-    count, threshold = job.settings.counterfactual.removed_tracks, job.settings.shares.threshold_z
-    return {
-        query: most_attributed(scores.filter(query_id=query), segments, count, threshold)
-        for query in queries
-    }
+    return removed_tracks(
+        pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet")),
+        pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet")),
+        queries,
+        job.settings.counterfactual.removed_tracks,
+        job.settings.shares.threshold_z,
+    )
 
 
 def _describe_removal(artifact: Artifact) -> dict[str, Any]:

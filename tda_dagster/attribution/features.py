@@ -5,7 +5,7 @@ their random projection. How features are compared is `influence`'s business.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -66,20 +66,21 @@ class GradientSpec(GradientSettings):
 
     def features(self, model: MusicModel, pieces: LatentSegments) -> Tensor:
         """The features of some pieces under a model, float32 [pieces, dimension]."""
-        return self._under(self.plan, model, pieces)
+        return self._averaged(self.draws, model, pieces)
 
     def by_draw(self, model: MusicModel, pieces: LatentSegments) -> Tensor:
         """What each draw has in them, float32 [draws, pieces, dimension]: their mean is
         `features`."""
-        plans = [replace(self.plan, kept=(k,)) for k in self.plan.indices]
-        return torch.stack([self._under(plan, model, pieces) for plan in plans])
+        alone = self._averaged(1, model, pieces)
+        return alone.reshape(len(pieces), self.draws, -1).transpose(0, 1)
 
-    def _under(self, plan: NoisePlan, model: MusicModel, pieces: LatentSegments) -> Tensor:
+    def _averaged(self, together: int, model: MusicModel, pieces: LatentSegments) -> Tensor:
         return gradient_features(
             model,
             model.layer_group(self.layer_group),
             pieces,
-            plan,
+            self.plan,
+            together=together,
             project=(
                 whole if self.dimension is None else random_projection(self.dimension, self.seed)
             ),
@@ -110,25 +111,28 @@ def gradient_features(
     pieces: LatentSegments,
     plan: NoisePlan,
     *,
+    together: int,
     project: Callable[[Tensor], Tensor],
     mask_padding: bool,
     batch_size: int,
     objective: Objective = denoising_loss,
     weighted: Callable[[Tensor], Tensor] = DRAW_WEIGHTS["equal"],
 ) -> Tensor:
-    """The gradient of every piece's objective in the named weights, averaged over the plan's draws
-    and projected: float32 [pieces, dimension] on CPU.
+    """The gradient of every piece's objective in the named weights, averaged over `together` draws
+    at a time and projected: float32 [pieces · draws / together, dimension] on CPU.
 
+    `together` divides the draws of the plan; the averages of a piece's draws follow each other.
     Gradients of `batch_size` draws, and averages of about 256 MB, are in memory at a time. A
     piece's features depend neither on that nor on the other pieces (beyond rounding).
     """
     draws = len(plan.indices)
     numbers = model.parameter_count(names)
-    held = max(1, int(_HELD_BYTES / (4 * numbers)))
+    averages = draws // together
+    held = max(1, int(_HELD_BYTES / (4 * numbers * averages)))
     features = []
     for start in range(0, len(pieces), held):
         chunk = pieces.take(range(start, min(start + held, len(pieces))))
-        mean = torch.zeros((len(chunk), numbers))
+        mean = torch.zeros((len(chunk) * averages, numbers))
         row = 0
         for gradients in per_example_gradients(
             model,
@@ -140,8 +144,8 @@ def gradient_features(
             objective=objective,
         ):
             flat = torch.cat([gradients[name].flatten(1) for name in names], dim=1).cpu()
-            who = torch.arange(row, row + len(flat)) // draws
-            mean.index_add_(0, who, weighted(flat) / draws)
+            average = torch.arange(row, row + len(flat)) // together
+            mean.index_add_(0, average, weighted(flat) / together)
             row += len(flat)
         features.append(project(mean))
     return torch.cat(features)

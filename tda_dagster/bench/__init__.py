@@ -6,6 +6,7 @@ a folder of its own, and everything it computes is an asset of the graph.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from rich.console import Console
 
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.errors import TdaError
-from tda_dagster.evaluation.ground_truth import REMOVAL_TABLES, GroundTruth, about
+from tda_dagster.evaluation.counterfactual import removed_tracks
+from tda_dagster.evaluation.ground_truth import (
+    REMOVAL_TABLES,
+    GroundTruth,
+    about,
+    removed_digest,
+    shipped,
+)
 from tda_dagster.execution import materialize
 from tda_dagster.partitions import Partition, experiment_partitions
 from tda_dagster.store import Artifact
@@ -51,20 +59,48 @@ def run_bench(
     workspace: Workspace, experiments: Sequence[str], *, removal: bool, console: Console
 ) -> None:
     """Score the methods of some experiments of the bench's study and hold them against ground
-    truth; with `removal`, leave out of training what each of them found most influential, too."""
+    truth; with `removal`, leave out of training what each of them found most influential, too.
+    Without it that is shown of the methods for which it is stored."""
     partitions = list(
         dict.fromkeys(p for name in experiments for p in experiment_partitions(workspace, name))
     )
     retrained = [p for p in partitions if _is_retrained_for(workspace, p)]
-    truth = (*TRUTH, *REMOVAL) if removal else TRUTH
     materialize(workspace, partitions, names=SCORED, console=console)
-    materialize(workspace, retrained, names=truth, console=console)
+    materialize(workspace, retrained, names=TRUTH, console=console)
+    left_out = retrained if removal else [p for p in retrained if _removal_is_stored(workspace, p)]
+    if left_out:
+        materialize(workspace, left_out, names=REMOVAL, console=console)
     materialize(workspace, partitions, names=SHOWN, console=console)
 
 
 def _is_retrained_for(workspace: Workspace, partition: Partition) -> bool:
     """Of targets the truth is known by construction; listed queries are retrained for."""
     return workspace.cohort(partition.cohort).targets is None
+
+
+def _removal_is_stored(workspace: Workspace, partition: Partition) -> bool:
+    """Whether the package knows what becomes of each query without the tracks that the partition's
+    method holds most responsible for it."""
+    settings = workspace.settings
+    truth = shipped() if settings.counterfactual.stored else None
+    if truth is None:
+        return False
+    scores = _live(workspace, "attribution/scores", str(partition.key)).path("scores.parquet")
+    removed = removed_tracks(
+        pl.read_parquet(scores),
+        pl.read_parquet(_live(workspace, "dataset/index").path("segments.parquet")),
+        truth.queries.segment_ids[: settings.counterfactual.removal_queries],
+        settings.counterfactual.removed_tracks,
+        settings.shares.threshold_z,
+    )
+    known = set(truth.tables["removal_losses"].select("query_id", "removed").unique().iter_rows())
+    return all((query, removed_digest(tracks)) in known for query, tracks in removed.items())
+
+
+def _live(workspace: Workspace, asset: str, partition: str = "") -> Artifact:
+    head = workspace.store.head(asset, partition)
+    assert head is not None
+    return workspace.store.artifact(head.digest)
 
 
 def export_ground_truth(workspace: Workspace, folder: Path) -> None:
@@ -81,11 +117,7 @@ def export_ground_truth(workspace: Workspace, folder: Path) -> None:
         )
     (cohort,) = cohorts
 
-    def live(asset: str, partition: str = "") -> Artifact:
-        head = store.head(asset, partition)
-        assert head is not None
-        return store.artifact(head.digest)
-
+    live = partial(_live, workspace)
     truth, queries = live("counterfactual/losses", cohort), live("cohort/queries", cohort)
     declared = pl.read_parquet(queries.path("queries.parquet"))
     removals = [

@@ -48,3 +48,17 @@ def most_attributed(
         .sort(["evidence", "score", "track_id"], descending=[True, True, False])
     )
     return tuple(tracks["track_id"].head(k))
+
+
+def removed_tracks(
+    scores: pl.DataFrame,
+    segments: pl.DataFrame,
+    queries: Sequence[str],
+    k: int,
+    threshold_z: float,
+) -> dict[str, tuple[str, ...]]:
+    """`most_attributed` of each of the queries, by query; `scores` has a `query_id`, too."""
+    return {
+        query: most_attributed(scores.filter(query_id=query), segments, k, threshold_z)
+        for query in queries
+    }

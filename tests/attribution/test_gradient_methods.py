@@ -46,7 +46,7 @@ def names(model: MusicModel) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def features(model: MusicModel, names: tuple[str, ...]) -> Callable[..., Tensor]:
-    return partial(gradient_features, model, names, mask_padding=True)
+    return partial(gradient_features, model, names, mask_padding=True, together=PLAN.draws)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,15 @@ def test_they_are_the_gradients_of_a_backward_pass_per_draw_averaged(
     found = features(segments, PLAN, project=whole, batch_size=4)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-7)
+
+
+def test_draws_that_are_not_averaged_are_the_gradients_of_each(
+    features: Callable[..., Tensor], segments: LatentSegments, expected: Tensor
+) -> None:
+    alone = features(segments, PLAN, project=whole, batch_size=4, together=1)
+    assert alone.shape == (len(segments) * PLAN.draws, expected.shape[1])
+    mean = alone.reshape(len(segments), PLAN.draws, -1).mean(dim=1)
+    torch.testing.assert_close(mean.double(), expected, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
