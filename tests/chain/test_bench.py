@@ -1,6 +1,7 @@
 """The bench from end to end on a tiny study: retraining, left-out tracks, the verdict."""
 
 import json
+import math
 import re
 
 import polars as pl
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from chain.conftest import QUERIES, Study, new_study
 
+from tda_dagster.attribution.scoring import robust_z
 from tda_dagster.evaluation.ground_truth import GroundTruth, removed_digest
 from tda_dagster.store import canonical_json, digest_of
 from tda_dagster.workspace import Workspace
@@ -79,11 +81,13 @@ def test_exactly_the_most_attributed_tracks_are_left_out_and_all_others_trained_
         removed = live(study, "counterfactual/removal", partition, "removed.parquet")
         scores = live(study, "attribution/scores", partition, "scores.parquet")
         for name in removed["query_id"].unique():
-            of_track: dict[str, float] = {}
-            for segment, score in scores.filter(query_id=name)["segment_id", "score"].rows():
-                (track,) = index.filter(segment_id=segment)["track_id"]
-                of_track[track] = of_track.get(track, 0) + score
-            best = sorted(of_track, key=lambda track: -of_track[track])[:REMOVED]
+            own = scores.filter(query_id=name).join(index, on="segment_id")
+            z = robust_z(own["score"].to_numpy())
+            of_track: dict[str, tuple[float, float]] = {}
+            for track, score, standing in zip(own["track_id"], own["score"], z, strict=True):
+                evidence, best_score = of_track.get(track, (0.0, -math.inf))
+                of_track[track] = (evidence + max(0, standing - 2), max(best_score, score))
+            best = sorted(of_track, key=lambda track: of_track[track], reverse=True)[:REMOVED]
             assert removed.filter(query_id=name).sort("place")["track_id"].to_list() == best
             kept = sorted(set(of_track) - set(best))
             assert digest_of(canonical_json(kept)) in trained_on
