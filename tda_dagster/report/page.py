@@ -233,9 +233,10 @@ def _loss_curve(points: Sequence[tuple[int, float, float | None]], look: figures
 
 
 def _numeric(cell: object) -> bool:
-    """Whether a table's cell is read as a number, and so stands right."""
+    """Whether a table's cell is read as a number, or stands for one that is not known: it stands
+    right then."""
     if isinstance(cell, str):
-        return re.fullmatch(r"[−-]?[\d.,]+( ?%)?(e[−-]?\d+)?", cell) is not None
+        return re.fullmatch(r"–|[−-]?[\d.,]+( ?%)?(e[−-]?\d+)?", cell) is not None
     return isinstance(cell, int | float)
 
 

@@ -111,6 +111,12 @@ def database(
         for figure in spec.figures()
         if not (spec.method_id in outdated and figure[1].startswith("evidence"))
     ]
+    figures += [
+        ("attribution", spec.method_id, f"c-{i:03d}", "interval_coverage", 0.9 + i / 100, "halves")
+        for spec in specs
+        if spec.family == "unlearning"
+        for i in range(QUERIES)
+    ]
     if full:
         figures += [
             ("removal", spec.method_id, f"c-{i:03d}", metric, float(rng.random()) / 20, detail)
@@ -355,7 +361,7 @@ def test_differences_are_paired_over_the_queries_that_confirm(tmp_path: Path) ->
     expected = stats.ttest_rel(changed[odd], usual[odd])
     low, high = expected.confidence_interval(0.95)
     mean = float(np.mean(changed[odd]) - np.mean(usual[odd]))
-    assert f"timestep_min 0 → 0.5 +{mean:.3f} ({low:.2f} to {high:.2f})" in text
+    assert f"timestep_min 0 → 0.5 +{mean:.3f} ({low:.3f} to {high:.3f})" in text
     assert "than the bench’s: 1 tried. By evidence helped: FIM unlearning, scoring.timestep" in text
     # Without a default there is nothing to compare with.
     assert "peer" not in text
@@ -363,7 +369,7 @@ def test_differences_are_paired_over_the_queries_that_confirm(tmp_path: Path) ->
 
 def test_equal_scores_differ_by_nothing() -> None:
     assert paired([0.0, 0.0, 0.0]) == paired([0.0, 0.0])
-    assert str(paired([0.0, 0.0])) == "+0.000 (0.00 to 0.00)"
+    assert str(paired([0.0, 0.0])) == "+0.000 (0.000 to 0.000)"
 
 
 def test_evidence_is_compared_with_raw_scores_by_method(tmp_path: Path) -> None:
@@ -414,7 +420,10 @@ def test_ranks_are_shown_with_the_places_that_chance_leaves_them(tmp_path: Path)
         "SELECT median(rank_worst) FROM (SELECT * FROM v_rank_stability "
         "QUALIFY row_number() OVER (PARTITION BY query_id ORDER BY score DESC) = 1)",
     ).item()
-    assert f"FIM unlearning {TRACKS - 1} {worst:.0f} " in section(cohort(path), "How sure")
+    text = section(cohort(path), "How sure")
+    assert f"FIM unlearning {TRACKS - 1} {worst:.0f} " in text
+    # Coverage is the mean over queries of 0.90, 0.91, ...
+    assert f" {90 + (QUERIES - 1) / 2:.1f} %" in text
 
 
 def test_methods_of_an_earlier_version_are_named_but_not_judged(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from tda_dagster.report.bench import charts
-from tda_dagster.report.bench.contents import Cohort, Reliability
+from tda_dagster.report.bench.contents import Cohort, Reliability, Stability
 from tda_dagster.report.bench.layout import Section
 from tda_dagster.report.bench.wording import fixed
 from tda_dagster.report.experiment import Cell, Chart, Table
@@ -34,25 +34,10 @@ def how_sure(cohort: Cohort) -> Section | None:
             "it would have at the ends of it. A wide range of ranks means that the order of the "
             "list is not to be trusted, though the segments on it may be."
         )
-        tables.append(
-            Table(
-                "Where chance in the draws could have put segments, medians over queries",
-                ("method", "segments", "the first, at worst", "the tenth, from", "to"),
-                tuple(
-                    (
-                        names[found.method_id],
-                        f"{found.segments:,}",
-                        fixed(found.first_worst, 0),
-                        fixed(found.tenth_best, 0),
-                        fixed(found.tenth_worst, 0),
-                    )
-                    for found in stable
-                ),
-            )
-        )
+        tables.append(_stability_table(names, stable))
     if cohort.coverages:
         paragraphs.append(
-            "Intervals: where a method was run twice with other noise, so many of its scores "
+            "Other noise: where a method was run twice with other noise, so many of its scores "
             "differ by no more than an interval of 95 % allows. Less than 95 % means that the "
             "intervals are too narrow."
         )
@@ -136,36 +121,54 @@ def _calibration_table(
     threshold = cohort.min_reliability or 0.0
     rows: list[tuple[Cell, ...]] = []
     for method_id, name in names.items():
-        for half in HALVES:
-            part = [f for f in calibrated if f.method_id == method_id and f.half == half]
-            if not part:
-                continue
-            above, below = _kept(part, threshold)
-            rows.append(
-                (
-                    name,
-                    half,
-                    str(len(part)),
-                    fixed(_mean([found.reliability for found in part])),
-                    fixed(_rank_correlation(part)),
-                    str(len(above)),
-                    fixed(_mean(above)),
-                    fixed(_mean(below)),
-                )
+        own = [found for found in calibrated if found.method_id == method_id]
+        if not own:
+            continue
+        halves = [[found for found in own if found.half == half] for half in HALVES]
+        above, below = _kept(halves[1], threshold)
+        rows.append(
+            (
+                name,
+                fixed(_mean([found.reliability for found in own])),
+                *(fixed(_rank_correlation(half)) for half in halves),
+                f"{100 * len(above) / len(halves[1]):.0f} %" if halves[1] else "–",
+                fixed(_mean(above)),
+                fixed(_mean(below)),
             )
+        )
     return Table(
-        "Does reliability foretell the LDS of evidence? Correlation by ranks, over queries",
+        "Does reliability foretell the LDS of evidence? Correlations are by ranks over queries; "
+        "what is attributed, and its mean LDS, are of the confirming half",
         (
             "method",
-            "half",
-            "queries",
             "reliability",
-            "correlation",
+            *(f"correlation, {half}" for half in HALVES),
             "attributed",
-            "mean LDS of these",
+            "LDS of these",
             "of the others",
         ),
         tuple(rows),
+    )
+
+
+def _stability_table(names: dict[str, str], stable: Sequence[Stability]) -> Table:
+    found = {each.method_id: each for each in stable}
+    return Table(
+        "Where chance in the draws could have put segments, medians over queries; coverage: how "
+        "often intervals of 95 % from one half of the draws and from the other meet",
+        ("method", "segments", "the first, at worst", "the tenth, from", "to", "coverage"),
+        tuple(
+            (
+                name,
+                f"{each.segments:,}",
+                fixed(each.first_worst, 0),
+                fixed(each.tenth_best, 0),
+                fixed(each.tenth_worst, 0),
+                "–" if each.coverage is None else f"{100 * each.coverage:.1f} %",
+            )
+            for method_id, name in names.items()
+            if (each := found.get(method_id)) is not None
+        ),
     )
 
 

@@ -217,7 +217,7 @@ def calibration(
 ) -> bytes:
     """Points (x, y) of several groups, pale, and for each group the mean of y over parts of equal
     size along x, with its standard error; `threshold` is a named place across."""
-    with drawing(1.5 * look.width, 3.4, look) as (figure, axes):
+    with drawing(1.25 * look.width, 3.0, look) as (figure, axes):
         axes.axhline(0, color=look.ink, linewidth=0.8, zorder=0)
         for number, (name, (x, y)) in enumerate(groups.items()):
             colour, mark = GROUPS[number % len(GROUPS)], MARKS[number % len(MARKS)]

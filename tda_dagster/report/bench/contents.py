@@ -140,15 +140,16 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Stability:
-    """Where chance in the draws could have put the segment that a method ranks first: medians over
-    queries, among so many segments."""
+    """Where chance in the draws could have put the first and the tenth segment of a method's list:
+    medians over queries, among so many segments. `coverage` is the share of scores whose intervals
+    of 95 % from one half of the draws and from the other meet."""
 
     method_id: str
     segments: int
-    queries: int
     first_worst: float
     tenth_best: float
     tenth_worst: float
+    coverage: float | None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy import stats
 from tda_dagster.report.bench import charts
 from tda_dagster.report.bench.contents import READINGS, Cohort, Method, Query, Reading
 from tda_dagster.report.bench.layout import Section
-from tda_dagster.report.bench.wording import between, departure, fixed, listed, short, signed
+from tda_dagster.report.bench.wording import departure, fixed, listed, short, signed
 from tda_dagster.report.experiment import Chart, Table
 
 MAIN = "bench"
@@ -29,7 +29,7 @@ class Difference:
     high: float
 
     def __str__(self) -> str:
-        return f"{signed(self.value, 3)} ({between(self.low, self.high)})"
+        return f"{signed(self.value, 3)} ({fixed(self.low, 3)} to {fixed(self.high, 3)})"
 
 
 def paired(differences: Sequence[float]) -> Difference:
@@ -62,7 +62,7 @@ def what_helped(cohort: Cohort) -> Section | None:
         f"Differences are means over the {len(confirming)} queries of the confirming half, each "
         "query’s LDS taken over all subsets; both sides of a difference have the same queries and "
         "subsets. Intervals are Student’s, of 95 %, of the paired differences over queries. Of 20 "
-        "of them one excludes 0 by chance alone.",
+        "of them about one excludes 0 by chance alone.",
     )
     found = sorted(
         departures(cohort.methods, confirming),

@@ -137,12 +137,17 @@ class _Reader:
             "WITH placed AS (SELECT r.*, row_number() OVER (PARTITION BY r.query_id, r.method_id "
             "ORDER BY r.score DESC, r.segment_id) AS place, "
             "count(*) OVER (PARTITION BY r.query_id, r.method_id) AS segments "
-            "FROM v_rank_stability r JOIN dim_query q USING (query_id) WHERE q.cohort = ?) "
-            "SELECT method_id, max(segments) AS segments, count(DISTINCT query_id) AS queries, "
+            "FROM v_rank_stability r JOIN dim_query q USING (query_id) WHERE q.cohort = ?), "
+            "met AS (SELECT e.method_id, avg(e.value ORDER BY e.subject) AS coverage "
+            "FROM fct_evaluation e JOIN dim_query q ON q.query_id = e.subject "
+            "WHERE q.cohort = ? AND e.metric = 'interval_coverage' GROUP BY e.method_id) "
+            "SELECT method_id, max(segments) AS segments, "
             "median(rank_worst) FILTER (place = 1) AS first_worst, "
             "median(rank_best) FILTER (place = 10) AS tenth_best, "
-            "median(rank_worst) FILTER (place = 10) AS tenth_worst "
-            "FROM placed GROUP BY method_id HAVING max(segments) >= 10 ORDER BY method_id",
+            "median(rank_worst) FILTER (place = 10) AS tenth_worst, "
+            "any_value(coverage) AS coverage FROM placed LEFT JOIN met USING (method_id) "
+            "GROUP BY method_id HAVING max(segments) >= 10 ORDER BY method_id",
+            cohort,
             cohort,
         )
         return tuple(Stability(**row) for row in rows)
