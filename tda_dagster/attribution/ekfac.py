@@ -15,7 +15,7 @@ from tda_dagster.attribution.gradients import draw_rows
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
-from tda_dagster.diffusion.objective import denoising_loss
+from tda_dagster.diffusion.objective import Objective, denoising_loss
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,10 @@ def layer_gradients(
     *,
     mask_padding: bool,
     batch_size: int,
+    objective: Objective = denoising_loss,
 ) -> Iterator[dict[str, LayerGradient]]:
-    """The gradients of every (segment, draw) in the linear maps whose weights are among `names`, in
-    chunks of at most `batch_size` rows, draws running fastest; on the model's device.
+    """The gradients of every (segment, draw)'s objective in the linear maps whose weights are among
+    `names`, in chunks of at most `batch_size` rows, draws running fastest; on the model's device.
 
     A map's name is its weight's without `.weight`. Other weights (norms, convolutions) are left
     out: what pulls at them is no such product.
@@ -103,7 +104,7 @@ def layer_gradients(
     }
     for rows in draw_rows(model, segments, plan, batch_size):
         with torch.enable_grad(), _watched(layers) as (entering, probes):
-            losses = denoising_loss(
+            values = objective(
                 model,
                 rows.latents,
                 rows.conditioning,
@@ -112,7 +113,7 @@ def layer_gradients(
                 rows.mask if mask_padding else None,
             )
             # Rows do not meet inside the model, so the sum's gradient at a row is the row's own.
-            pulls = torch.autograd.grad(losses.sum(), [probes[name] for name in layers])
+            pulls = torch.autograd.grad(values.sum(), [probes[name] for name in layers])
         count = len(rows.latents)
         yield {
             name: LayerGradient(entering[name].reshape(count, -1, entering[name].shape[-1]), pull)

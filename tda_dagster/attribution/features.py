@@ -47,12 +47,13 @@ class GradientSpec(GradientSettings):
     @property
     def label(self) -> str:
         """What tells two specs apart, for people."""
+        of = [] if self.objective == "loss" else [f"of the {self.objective}"]
         words = [
             self.layer_group.replace("_", " "),
             f"t {self.timestep_min:g} to {self.timestep_max:g}",
         ]
         unit = ["draws of unit norm"] if self.draw_weights == "unit_norm" else []
-        return ", ".join([*words, f"{self.draws} draws", *unit])
+        return ", ".join([*of, *words, f"{self.draws} draws", *unit])
 
     @property
     def plan(self) -> NoisePlan:

@@ -13,9 +13,12 @@ from tda_dagster.attribution.ekfac import (
     layer_gradients,
 )
 from tda_dagster.attribution.gradients import per_example_gradients
+from tda_dagster.attribution.methods import method_class
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.objective import prediction_energy
+from tda_dagster.settings import Settings, SettingsError, overridden
 
 PLAN = NoisePlan(draws=2, seed=4)
 
@@ -122,3 +125,22 @@ def test_the_inverse_undoes_the_damped_information() -> None:
     information = basis @ factors.eigenvalues.flatten().diag() @ basis.T
     damped = information + floor * torch.eye(12)
     torch.testing.assert_close(damped @ found.flatten(), gradient.flatten())
+
+
+def test_other_objectives_have_gradients_of_their_own(
+    model: MusicModel, segments: LatentSegments
+) -> None:
+    names = model.layer_group("cross_attention")
+    options = {"mask_padding": True, "batch_size": 4, "objective": prediction_energy}
+    found = layer_gradients(model, names, segments, PLAN, **options)  # type: ignore[arg-type]
+    exact = per_example_gradients(model, names, segments, PLAN, **options)  # type: ignore[arg-type]
+    for batch, expected in zip(found, exact, strict=True):
+        for name, gradient in batch.items():
+            weight = gradient.weight[..., : expected[f"{name}.weight"].shape[-1]]
+            torch.testing.assert_close(weight, expected[f"{name}.weight"], rtol=1e-3, atol=1e-6)
+
+
+def test_weights_of_draws_are_refused() -> None:
+    settings = overridden(Settings(), {"gradients.draw_weights": "unit_norm"}, "test")
+    with pytest.raises(SettingsError, match=r"ekfac_influence.*gradients.*take equal"):
+        method_class("ekfac_influence").of(settings)

@@ -23,6 +23,10 @@ class DTrak(GradientInfluenceSpec):
     damping: float = Field(1e-3, gt=0, description="relative to the kernel's mean eigenvalue")
 
     @property
+    def label(self) -> str:
+        return f"D-TRAK, {self.features.label}, λ {self.damping:g}"
+
+    @property
     def features(self) -> GradientSpec:
         return GradientSpec(**dict(self.gradients), objective="energy")
 

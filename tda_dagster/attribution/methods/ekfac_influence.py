@@ -3,11 +3,11 @@
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from tda_dagster.attribution.ekfac import KroneckerFactors, kronecker_factors, layer_gradients
-from tda_dagster.attribution.features import GradientSpec
+from tda_dagster.attribution.features import OBJECTIVES, GradientSpec
 from tda_dagster.attribution.methods.spec import Family, JointScoringSpec, Material
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
@@ -27,6 +27,16 @@ class EkfacInfluence(JointScoringSpec):
     family: ClassVar[Family] = "gradient"
     gradients: GradientSpec
     damping: float = Field(0.1, gt=0, description="relative to each layer's mean eigenvalue")
+
+    @field_validator("gradients")
+    @classmethod
+    def _whole(cls, gradients: GradientSpec) -> GradientSpec:
+        if gradients.draw_weights != "equal":
+            raise ValueError(
+                "draw_weights: gradients that are kept as products of a layer's inputs and outputs "
+                "have no norms to divide by; take equal"
+            )
+        return gradients.model_copy(update={"dimension": None})
 
     @property
     def label(self) -> str:
@@ -75,4 +85,5 @@ class EkfacInfluence(JointScoringSpec):
             options.plan,
             mask_padding=options.mask_padding,
             batch_size=options.batch_size,
+            objective=OBJECTIVES[options.objective],
         )

@@ -18,6 +18,10 @@ class KernelInfluence(GradientInfluenceSpec):
     is the derivative of the losses along that way, with F the whole empirical Fisher information of
     the training segments rather than its diagonal, and no step size. All queries share one pass
     over the training segments.
+
+    With `objective: energy` what is unlearned, and looked for, is not the loss but the mean square
+    of the prediction: the output function of D-TRAK (arXiv:2311.00500), of which this is the form
+    that unlearning gives it, with a damping as strong as the curvature.
     """
 
     method: Literal["kernel_influence"] = "kernel_influence"

@@ -22,6 +22,10 @@ class Trak(GradientInfluenceSpec):
     damping: float = Field(1e-3, gt=0, description="relative to the kernel's mean eigenvalue")
 
     @property
+    def label(self) -> str:
+        return f"TRAK, {self.features.label}, λ {self.damping:g}"
+
+    @property
     def features(self) -> GradientSpec:
         return self.gradients
 
