@@ -52,9 +52,10 @@ def reconcile(workspace: Workspace, instance: dg.DagsterInstance) -> list[Live]:
     """Report to `instance` every live artifact whose digest is not the data version that it saw
     last of that asset and partition; returns them, in the order of the data flow.
 
-    One that was reported when the settings were others is reported again when it has become what
-    would be made now. The partitions are registered. An artifact that has been lost or damaged is
-    not reported.
+    Dagster compares code versions, and those hold code and settings; files of the user it cannot
+    see. So one that would be made otherwise now, for such a file has changed, is reported again, as
+    outdated; and so is one that has become what would be made now. The partitions are registered.
+    An artifact that has been lost or damaged is not reported.
     """
     heads = _Heads(workspace.store.heads())
     reporter = _Reporter(workspace, heads, instance)
@@ -126,7 +127,8 @@ class _Reporter:
         self._partitions: dict[str, Partition | None] = {"": None}
 
     def is_news(self, live: Live) -> bool:
-        """Whether Dagster does not know of it, or takes it for stale and should not any more."""
+        """Whether Dagster does not know of it, takes it for stale and should not any more, or for
+        fresh and should not."""
         wanted = dg.AssetRecordsFilter(
             asset_key(live.asset), asset_partitions=[live.partition] if live.partition else None
         )
@@ -135,7 +137,12 @@ class _Reporter:
         tags = (event.tags if event else None) or {}
         if tags.get(DATA_VERSION_TAG) != live.ref.digest:
             return True
-        return tags.get(CODE_VERSION_TAG) == _outdated(live.ref) and self._is_current(live.ref)
+        match tags.get(CODE_VERSION_TAG):
+            case version if version == _outdated(live.ref):
+                return self._is_current(live.ref)
+            case version if version == self._versions[live.asset]:
+                return not self._is_current(live.ref)
+        return False
 
     def report(self, live: Live) -> bool:
         """Report one; says whether its artifact is there to be reported."""

@@ -1,6 +1,7 @@
 """A whole study, small, run by the real command line in processes of its own."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -9,11 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
+from s3_server import S3Server
+
+from warehouse.build import query
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+RATE = 4000
+"""Of the tones of `own_study`, Hz."""
 QUERIES = """queries:
 - {prompt: "A calm chorale in G major for string quartet, by J. S. Bach", seed: 1}
 - {prompt: "A lively jig for solo flute", seed: 2, seconds: 2.0}
@@ -76,6 +84,28 @@ class Study:
         }
 
 
+@dataclass(frozen=True)
+class RemoteStudy(Study):
+    """A study whose commands find the server as a user's would: by the AWS variables."""
+
+    server: S3Server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | self.server.environment()
+
+
+def stale_in_dagster(study: Study) -> set[str]:
+    """The assets that Dagster calls stale."""
+    return set(study.run("python", str(HERE / "stale_assets.py")).stdout.split())
+
+
+def stale_in_warehouse(study: Study) -> set[str]:
+    """The assets that the warehouse called stale when it was built."""
+    database = study.root / "warehouse" / "attribution.duckdb"
+    return set(query(database, "SELECT DISTINCT asset FROM v_stale_artifact")["asset"])
+
+
 def new_study(root: Path) -> Study:
     (root / "cohorts").mkdir(parents=True)
     settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -83,6 +113,37 @@ def new_study(root: Path) -> Study:
     (root / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (root / "cohorts" / "reference.yaml").write_text(QUERIES)
     return Study(root)
+
+
+def own_study(root: Path, pipeline: Path, titles: str = "a title") -> Study:
+    """A study of ten tones of a manifest, under a pipeline of one's own."""
+    study = new_study(root)
+    music = root / "music"
+    music.mkdir()
+    lines = ["audio,caption,title,rightsholder,tempo_bpm"]
+    for number in range(10):
+        write_tone(music / f"tone{number}.wav", number)
+        lines.append(f"tone{number}.wav,a tone,{titles},label {number % 3},90")
+    (music / "manifest.csv").write_text("\n".join(lines) + "\n")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["dataset"] = {
+        "manifest": "music/manifest.csv",
+        "min_seconds": 0.05,
+        "max_reject_fraction": 0.2,
+        "heldout_fraction": 0.2,
+    }
+    params["model"] = {"pipeline": str(pipeline)}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    (root / "cohorts" / "reference.yaml").write_text(
+        'queries: [{prompt: "a fast violin dance"}, {prompt: "a slow organ prelude", seed: 2}]\n'
+    )
+    return study
+
+
+def write_tone(path: Path, number: int) -> None:
+    """A sine that is longer and higher the larger its number."""
+    time = np.arange(int(RATE * (0.3 + 0.05 * number))) / RATE
+    soundfile.write(path, 0.3 * np.sin(2 * math.pi * (60 + 30 * number) * time), RATE)
 
 
 def _merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:

@@ -3,15 +3,19 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
 import yaml
-from chain.conftest import Study, new_study
+from chain.conftest import ROOT, Study, new_study, stale_in_dagster, stale_in_warehouse
 
 from tda_dagster.store import ArtifactStore
 from warehouse.build import example_sql, list_examples, query
@@ -47,10 +51,28 @@ def test_a_second_run_is_all_cache_hits_and_says_so(study: Study) -> None:
     assert study.digests() == before
 
 
-def test_two_directories_give_the_same_digests(study: Study, tmp_path: Path) -> None:
+def test_two_runs_at_once_do_nothing_twice_and_find_what_is_found_elsewhere(
+    study: Study, tmp_path: Path
+) -> None:
     other = new_study(tmp_path / "elsewhere")
-    other.run("tda", "run")
+    runs = [
+        subprocess.Popen(
+            other.command("tda", "run"),
+            cwd=other.root,
+            env=other.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    said = [run.communicate(timeout=900) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
     assert other.digests() == study.digests()
+    lines = [{line.split()[1]: line for line in out.splitlines() if "✓" in line} for out, _ in said]
+    assert lines[0].keys() == lines[1].keys()
+    for asset, line in lines[0].items():
+        assert ("cached" in line) != ("cached" in lines[1][asset]), asset
 
 
 def test_shares_sum_to_one_and_every_training_segment_is_scored(study: Study) -> None:
@@ -153,10 +175,42 @@ def test_new_queries_reuse_everything_but_themselves(copy: Study) -> None:
     assert "piece.flac" in told.stderr
 
 
-def test_a_changed_setting_makes_exactly_its_dependents_stale(copy: Study) -> None:
+@dataclass(frozen=True)
+class OtherCode(Study):
+    """A study that is run by the code in `packages`."""
+
+    packages: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {"PYTHONPATH": str(self.packages)}
+
+
+def other_setting(copy: Study, _: Path) -> Study:
     params = yaml.safe_load((copy.root / "params.yaml").read_text())
     params["fisher"]["draws"] = 2
     (copy.root / "params.yaml").write_text(yaml.safe_dump(params))
+    return copy
+
+
+def other_code(copy: Study, folder: Path) -> Study:
+    """The same study under code whose `base/fisher` has another version."""
+    for package in ("assets", "tda_dagster", "warehouse"):
+        shutil.copytree(ROOT / package, folder / package)
+    file = folder / "assets" / "base.py"
+    text, changes = re.subn(
+        r'("base/fisher",\n +version=)"(\w+)"', r'\1"\2 with a difference"', file.read_text()
+    )
+    assert changes == 1
+    file.write_text(text)
+    return OtherCode(copy.root, folder)
+
+
+@pytest.mark.parametrize("change", [other_setting, other_code])
+def test_a_changed_setting_or_code_makes_exactly_its_dependents_stale(
+    copy: Study, tmp_path: Path, change: Callable[[Study, Path], Study]
+) -> None:
+    changed = change(copy, tmp_path / "packages")
     stale = {
         "base/fisher",
         "unlearned/checkpoints",
@@ -167,16 +221,12 @@ def test_a_changed_setting_makes_exactly_its_dependents_stale(copy: Study) -> No
         "warehouse/duckdb",
         "report/pages",
         "report/experiments",
+        "report/bench",
     }
-    script = Path(__file__).with_name("stale_assets.py")
-    assert set(copy.run("python", str(script)).stdout.split()) == stale
+    assert stale_in_dagster(changed) == stale
     # The view speaks of the moment the database was built, so it is built anew.
-    copy.run("tda", "materialize", "warehouse")
-    said = query(
-        copy.root / "warehouse" / "attribution.duckdb",
-        "select distinct asset from v_stale_artifact",
-    )
-    assert set(said["asset"]) == stale
+    changed.run("tda", "materialize", "warehouse")
+    assert stale_in_warehouse(changed) == stale
 
 
 def test_mistakes_are_told_in_one_line(copy: Study) -> None:

@@ -7,39 +7,22 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from chain.conftest import Study, new_study
+from chain.conftest import RATE, Study, own_study, stale_in_dagster, stale_in_warehouse
 
 from warehouse.build import query
 
 pytestmark = pytest.mark.slow
 
-RATE = 4000
 HOSTILE = "<script>alert('title')</script>"
 
 
 @pytest.fixture
 def own(tmp_path: Path, oobleck_folder: Path) -> Study:
     """A workspace with a manifest of ten good rows and two bad ones, and a tiny stereo model."""
-    study = new_study(tmp_path / "own")
-    music = study.root / "music"
-    music.mkdir()
-    lines = ["audio,caption,title,rightsholder,tempo_bpm"]
-    for number in range(10):
-        time = np.arange(int(RATE * (0.3 + 0.05 * number))) / RATE
-        tone = 0.3 * np.sin(2 * math.pi * (60 + 30 * number) * time)
-        soundfile.write(music / f"tone{number}.wav", tone, RATE)
-        lines.append(f"tone{number}.wav,a tone,{HOSTILE},label {number % 3},90")
-    lines += ["missing.wav,a tone,gone,label 1,90", "tone1.wav,a tone,again,label 1,fast"]
-    (music / "manifest.csv").write_text("\n".join(lines) + "\n")
-    params = yaml.safe_load((study.root / "params.yaml").read_text())
-    params["dataset"] = {
-        "manifest": "music/manifest.csv",
-        "min_seconds": 0.05,
-        "max_reject_fraction": 0.2,
-        "heldout_fraction": 0.2,
-    }
-    params["model"] = {"pipeline": str(oobleck_folder)}
-    (study.root / "params.yaml").write_text(yaml.safe_dump(params))
+    study = own_study(tmp_path / "own", oobleck_folder, titles=HOSTILE)
+    manifest = study.root / "music" / "manifest.csv"
+    bad = "missing.wav,a tone,gone,label 1,90\ntone1.wav,a tone,again,label 1,fast\n"
+    manifest.write_text(manifest.read_text() + bad)
     (study.root / "cohorts" / "reference.yaml").write_text(
         'queries: [{prompt: "a fast violin dance"}, {audio: music/tone3.wav, caption: a tone}]\n'
     )
@@ -56,9 +39,15 @@ def test_the_whole_chain_on_a_manifest_and_a_pipeline(own: Study) -> None:
     ].to_list() == pytest.approx([1.0, 1.0])
     page = (own.root / "data" / "report" / "reference.html").read_text(encoding="utf-8")
     assert HOSTILE not in page
-    # An audio file that changes makes its dependents anew, and nothing else.
+    # An audio file that changes makes its dependents stale and then anew, and nothing else.
+    assert stale_in_dagster(own) == set()
     time = np.arange(RATE) / RATE
     soundfile.write(own.root / "music" / "tone3.wav", 0.3 * np.sin(2 * math.pi * 99 * time), RATE)
+    own.run("tda", "materialize", "warehouse")
+    stale = stale_in_dagster(own)
+    assert stale == stale_in_warehouse(own)
+    assert stale > {"dataset/manifest", "dataset/latents", "attribution/scores"}
+    assert "base/autoencoder" not in stale
     said = own.run("tda", "run").stdout
     lines = {line.split()[1]: line for line in said.splitlines() if "✓" in line}
     assert "cached" in lines["base/autoencoder"]
