@@ -34,6 +34,8 @@ class S3Server:
         self._folder = folder
         self._ports = _free_ports(4)
         (folder / "data").mkdir(parents=True)
+        self._nothing = folder / "nothing"
+        self._nothing.touch()  # DVC wants a file, and /dev/null is none
         identities = {
             "identities": [
                 {
@@ -69,8 +71,8 @@ class S3Server:
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_CONFIG_FILE": str(self._nothing),
+            "AWS_SHARED_CREDENTIALS_FILE": str(self._nothing),
             "NO_PROXY": "127.0.0.1",
         }
 
