@@ -13,6 +13,7 @@ from assets import (  # noqa: F401  (importing them declares them)
     dataset,
     evaluation,
     fidelity,
+    losses,
     report,
     unlearned,
     warehouse,

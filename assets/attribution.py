@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 from torch import Tensor
 
-from assets.base import read_losses
 from assets.cohort import load_queries
 from assets.dataset import latent_shards
+from assets.losses import read_losses
 from assets.material import StudyMaterial
 from assets.preview import histogram, table
 from assets.unlearned import query_losses

@@ -1,7 +1,7 @@
-"""Base: the model whose music is attributed, its Fisher information, its losses."""
+"""Base: the model whose music is attributed, and its Fisher information."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,8 @@ import polars as pl
 from safetensors.torch import save_file
 
 from assets.dataset import latent_shards
-from assets.preview import histogram, picture, table
+from assets.preview import picture, table
 from tda_dagster.attribution.fisher import FisherSum, add_fisher, estimate_fisher
-from tda_dagster.attribution.sweep import sweep
 from tda_dagster.diffusion.autoencoder import (
     AudioFormat,
     open_autoencoder,
@@ -28,10 +27,13 @@ from tda_dagster.diffusion.reference import (
     build_pipeline,
     save_pipeline,
 )
-from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
+from tda_dagster.errors import TdaError
+from tda_dagster.materialization import Job, PerThread, Shard, study_asset
+from tda_dagster.partitions import Partition
 from tda_dagster.report import figures
 from tda_dagster.settings import TrainingSettings
-from tda_dagster.store import Artifact
+from tda_dagster.store import Artifact, ArtifactStore, Ref
+from tda_dagster.store.snapshots import open_snapshot
 from tda_dagster.workspace import Workspace
 
 
@@ -46,6 +48,15 @@ def _weights_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
 def _pipeline_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
     uri = settings.model.pipeline
     return {} if uri is None else {"pipeline": pipeline_stamp(workspace.locate(uri))}
+
+
+def _trained_elsewhere(
+    settings: Any, _workspace: Workspace, _: Partition | None
+) -> Collection[str]:
+    """One's own model is what it is, whatever the dataset."""
+    if settings.model.pipeline is None:
+        return ()
+    return ("dataset/latents", "base/autoencoder", "base/trajectory")
 
 
 def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
@@ -125,6 +136,7 @@ def _describe_trajectory(artifact: Artifact) -> dict[str, Any]:
     version="1",
     inputs=["dataset/latents", "base/autoencoder"],
     settings=["model.pipeline", "model.training"],
+    unmoved_by=_trained_elsewhere,
     describe=_describe_trajectory,
     kinds=["pytorch", "safetensors"],
 )
@@ -188,6 +200,7 @@ def _states(job: Job, trainer: Trainer) -> Iterator[tuple[int, Path]]:
     version="1",
     inputs=["dataset/latents", "base/autoencoder", "base/trajectory"],
     settings=["model.pipeline", "model.training"],
+    unmoved_by=_trained_elsewhere,
     fingerprint=_pipeline_outside,
     describe=_describe_checkpoint,
     kinds=["pytorch", "diffusers"],
@@ -219,11 +232,6 @@ def base_model(job: Job, device: str = "cpu") -> MusicModel:
     return open_model(job.folder(job.inputs["base/checkpoint"]) / "pipeline", device)
 
 
-def noise_plan(settings: Any) -> NoisePlan:
-    """The noise plan of a `noise` section."""
-    return NoisePlan(**settings.model_dump())
-
-
 def _describe_fisher(artifact: Artifact) -> dict[str, Any]:
     fisher = FisherSum.load(artifact.path("fisher.safetensors"))
     rows = [
@@ -239,17 +247,40 @@ def _describe_fisher(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def _kept_fisher(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    """The Fisher information of the snapshot that is to be kept."""
+    name = settings.fisher.snapshot
+    return {} if name is None else {"kept": _fisher_of(workspace.store, name).digest}
+
+
+def _fisher_of(store: ArtifactStore, snapshot: str) -> Ref:
+    ref = open_snapshot(store, snapshot).head("base/fisher")
+    if ref is None:
+        raise TdaError(
+            f"fisher.snapshot: there is no Fisher information in the snapshot {snapshot!r}; name "
+            "one that was taken after a run (`tda snapshot list`)"
+        )
+    return ref
+
+
 @study_asset(
     "base/fisher",
     version="1",
     inputs=["dataset/latents", "base/checkpoint"],
     settings=["fisher", "model.device"],
+    fingerprint=_kept_fisher,
+    by_shard=["dataset/latents"],
+    unmoved_by=lambda settings, *_: ["dataset/latents"] if settings.fisher.snapshot else [],
     describe=_describe_fisher,
     kinds=["pytorch", "safetensors"],
 )
 def fisher(job: Job, out: Path) -> None:
-    """Diagonal Fisher information of the base model over the training segments."""
+    """Diagonal Fisher information of the base model over the training segments, or over those of
+    a snapshot, if its is kept."""
     settings = job.settings.fisher
+    if settings.snapshot is not None:
+        _keep_fisher(job, out)
+        return
     models = PerThread(lambda: base_model(job, job.settings.model.device))
     plan = NoisePlan(draws=settings.draws, seed=settings.seed)
     source = job.inputs["dataset/latents"]
@@ -270,8 +301,11 @@ def fisher(job: Job, out: Path) -> None:
         work.append(
             Shard(
                 name.removesuffix(".safetensors"),
-                inputs={"latents": source.files[name].digest, **_checkpoint(job)},
-                config={"fisher": settings.model_dump(mode="json")},
+                inputs={
+                    "latents": source.files[name].digest,
+                    "base/checkpoint": job.inputs["base/checkpoint"].digest,
+                },
+                config={"fisher": settings.model_dump(mode="json", exclude={"snapshot"})},
                 file="fisher.safetensors",
                 produce=produce,
             )
@@ -279,91 +313,23 @@ def fisher(job: Job, out: Path) -> None:
     add_fisher(FisherSum.load(part) for part in job.shards(work)).save(out / "fisher.safetensors")
 
 
-def _checkpoint(job: Job) -> dict[str, str]:
-    return {"base/checkpoint": job.inputs["base/checkpoint"].digest}
-
-
-def read_losses(artifact: Artifact) -> pl.DataFrame:
-    """The losses of an artifact that holds one Parquet file per shard."""
-    return pl.concat([pl.read_parquet(artifact.path(name)) for name in artifact.entries])
-
-
-def _describe_losses(artifact: Artifact) -> dict[str, Any]:
-    losses = read_losses(artifact)
-    means = losses.group_by("segment_id").agg(pl.col("loss").mean())
-    return {
-        "segments": means.height,
-        "mean loss": round(float(means["loss"].mean()), 5),  # type: ignore[arg-type]
-        "by timestep": table(
-            losses.group_by("timestep").agg(pl.col("loss").mean()).sort("timestep")
-        ),
-        "distribution": histogram(means["loss"], "mean loss of a segment under θ₀"),
-    }
-
-
-REPEATED = 4
-REPEAT_TOLERANCE = 1e-5
-
-
-def _losses_reproduce(job: Job, artifact: Artifact) -> Verdict:
-    """Recomputing some of the cached losses gives the cached values (to rounding)."""
-    source = job.inputs["dataset/latents"]
-    first = latent_shards(source)[0]
-    segments = LatentSegments.load(source.path(first)).take(range(REPEATED))
-    plan = noise_plan(job.settings.noise)
-    again = sweep(base_model(job), segments, plan, batch_size=job.settings.sweep.batch_size)
-    both = again.join(read_losses(artifact), on=["segment_id", "draw"], suffix="_cached")
-    worst = float((both["loss"] / both["loss_cached"] - 1).abs().max())  # type: ignore[arg-type]
-    detail = f"{both.height} losses recomputed, largest relative difference {worst:.1e}"
-    return Verdict(both.height == again.height and worst < REPEAT_TOLERANCE, detail)
-
-
-def finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
-    """Every segment of the dataset has a finite loss for every draw."""
-    source = job.inputs["dataset/latents"]
-    segments = sum(
-        len(LatentSegments.load(source.path(name)).segment_ids) for name in latent_shards(source)
-    )
-    losses = read_losses(artifact)
-    finite = bool(losses["loss"].is_finite().all())
-    wanted = segments * job.settings.noise.draws
-    detail = f"{losses.height} of {wanted} losses, {'all' if finite else 'not all'} finite"
-    return Verdict(finite and losses.height == wanted, detail)
-
-
-@study_asset(
-    "base/losses",
-    version="2",
-    inputs=["dataset/latents", "base/checkpoint"],
-    settings=["noise", "sweep.batch_size", "model.device"],
-    checks={"finite_and_complete": finite_and_complete, "reproducible": _losses_reproduce},
-    describe=_describe_losses,
-    kinds=["pytorch", "parquet"],
-)
-def losses(job: Job, out: Path) -> None:
-    """The loss cache: every segment's loss under θ₀ and the noise plan."""
-    models = PerThread(lambda: base_model(job, job.settings.model.device))
-    plan, batch_size = noise_plan(job.settings.noise), job.settings.sweep.batch_size
-    source = job.inputs["dataset/latents"]
-    shards = latent_shards(source)
-    work = []
-    for name in shards:
-
-        def produce(path: Path, name: str = name) -> None:
-            segments = LatentSegments.load(source.path(name))
-            sweep(models(), segments, plan, batch_size=batch_size).write_parquet(path)
-
-        work.append(
-            Shard(
-                name.removesuffix(".safetensors"),
-                inputs={"latents": source.files[name].digest, **_checkpoint(job)},
-                config={
-                    "noise": job.settings.noise.model_dump(mode="json"),
-                    "batch_size": batch_size,
-                },
-                file="losses.parquet",
-                produce=produce,
-            )
+def _keep_fisher(job: Job, out: Path) -> None:
+    """Take over the Fisher information of a snapshot; raises TdaError if it is that of another
+    model, or was measured otherwise than the settings say."""
+    settings = job.settings.fisher
+    kept = _fisher_of(job.store, settings.snapshot)
+    measured = kept.recipe.config["fisher"]
+    present = settings.model_dump(mode="json")
+    differing = sorted(k for k in present if k != "snapshot" and measured.get(k) != present[k])
+    if differing:
+        raise TdaError(
+            f"fisher.{differing[0]}: the Fisher information of the snapshot {settings.snapshot!r} "
+            f"was measured with {measured.get(differing[0])!r}, not {present[differing[0]]!r}; "
+            "take its value, or set fisher.snapshot to null to measure it anew"
         )
-    for name, part in zip(shards, job.shards(work), strict=True):
-        (out / name.replace(".safetensors", ".parquet")).write_bytes(part.read_bytes())
+    if kept.recipe.inputs["base/checkpoint"] != job.inputs["base/checkpoint"].digest:
+        raise TdaError(
+            f"fisher.snapshot: the Fisher information of the snapshot {settings.snapshot!r} is "
+            "that of another model; set it to null to measure that of the present one"
+        )
+    job.store.artifact(kept.digest).export(out)

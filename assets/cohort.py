@@ -1,7 +1,7 @@
 """Cohort: the pieces to attribute."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tda_dagster.embedding import Embedding, embed, open_embedders
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.targets import choose_targets
 from tda_dagster.materialization import Job, Shard, study_asset
+from tda_dagster.partitions import Partition
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact, digest_of
 from tda_dagster.workspace import Query, Workspace
@@ -44,6 +45,17 @@ def _declared(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
         "targets": cohort.targets.model_dump(mode="json") if cohort.targets else None,
         "files": files,
     }
+
+
+def _not_from_the_dataset(
+    _settings: Any, workspace: Workspace, partition: Partition | None
+) -> Collection[str]:
+    """Pieces that are generated or imported are what they are, whatever the dataset."""
+    assert partition is not None
+    cohort = workspace.cohort(partition.cohort)
+    if cohort.targets is not None or any(q.kind == "segment" for q in cohort.queries):
+        return ()
+    return ("dataset/latents", "dataset/index", "dataset/embeddings")
 
 
 def _audio_file(workspace: Workspace, name: str) -> Path:
@@ -76,6 +88,7 @@ def mono(audio: np.ndarray) -> np.ndarray:
     inputs=["base/checkpoint", "dataset/latents", "dataset/index", "dataset/embeddings"],
     settings=["generation"],
     partitioned="cohort",
+    unmoved_by=_not_from_the_dataset,
     fingerprint=_declared,
     describe=_describe,
     kinds=["audio", "diffusers"],

@@ -1,6 +1,6 @@
 """Dataset: the recordings, their index, and their latents."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tda_dagster.corpus import (
 from tda_dagster.corpus.files import audio_digests, audio_stamp
 from tda_dagster.corpus.location import read_bytes
 from tda_dagster.corpus.reference import render_reference_study
+from tda_dagster.corpus.shards import shards
 from tda_dagster.diffusion.autoencoder import AudioFormat, encode, open_autoencoder
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.embedding import Embedder, Embedding, embed, open_embedders
@@ -81,7 +82,11 @@ def audio_format(job: Job) -> AudioFormat:
 
 def segment_spec(job: Job) -> SegmentSpec:
     """How tracks are cut for this model."""
-    audio, settings = audio_format(job), job.settings.dataset
+    return spec_for(audio_format(job), job.settings.dataset)
+
+
+def spec_for(audio: AudioFormat, settings: Any) -> SegmentSpec:
+    """How tracks are cut under `dataset` settings for a model of this audio format."""
     return SegmentSpec(
         sample_rate_hz=audio.sampling_rate,
         channels=audio.audio_channels,
@@ -144,6 +149,7 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
         "dataset.max_reject_fraction",
         "dataset.heldout_fraction",
         "dataset.seed",
+        "dataset.taken_down",
     ],
     checks={"rows_accounted_for": _accounted_for},
     describe=_describe_index,
@@ -158,6 +164,7 @@ def index(job: Job, out: Path) -> None:
         heldout_fraction=settings.heldout_fraction,
         seed=settings.seed,
         max_reject_fraction=settings.max_reject_fraction,
+        taken_down=frozenset(settings.taken_down),
         progress=job.progress,
         workers=2,
     )
@@ -196,6 +203,7 @@ def _one_latent_each(job: Job, artifact: Artifact) -> Verdict:
         "dataset.silence_dbfs",
         "dataset.shard_segments",
     ],
+    by_shard=["dataset/manifest", "dataset/index"],
     checks={"complete_and_finite": _one_latent_each},
     describe=_describe_latents,
     kinds=["pytorch", "safetensors"],
@@ -207,7 +215,7 @@ def latents(job: Job, out: Path) -> None:
     captions = dict(dataset.tracks.select("track_id", "caption").iter_rows())
     spec = segment_spec(job)
     work = []
-    for name, rows in shard_plan(dataset.segments, job.settings.dataset.shard_segments):
+    for name, rows in _shards(job, dataset):
 
         def produce(path: Path, rows: pl.DataFrame = rows) -> None:
             audio = [x for _, x in iter_segments(dataset, spec, rows["segment_id"].to_list())]
@@ -216,14 +224,34 @@ def latents(job: Job, out: Path) -> None:
         work.append(
             Shard(
                 name,
-                inputs={n: job.inputs[n].digest for n in ("dataset/index", "base/autoencoder")},
-                config={"segments": rows["segment_id"].to_list()},
+                inputs=_audio_behind(job, dataset, rows),
+                config=_contents(rows)
+                | {"captions": {track: captions[track] for track in rows["track_id"]}},
                 file="latents.safetensors",
                 produce=produce,
             )
         )
     for shard, part in zip(work, job.shards(work), strict=True):
         (out / f"{shard.name}.safetensors").write_bytes(part.read_bytes())
+
+
+def _shards(job: Job, dataset: DatasetIndex) -> list[tuple[str, pl.DataFrame]]:
+    settings = job.settings.dataset
+    return list(shards(dataset.segments, settings.shard_segments, settings.manifest))
+
+
+def _audio_behind(job: Job, dataset: DatasetIndex, rows: pl.DataFrame) -> dict[str, str]:
+    """What segments are made from: their own audio files, and nothing else of the dataset."""
+    audio = dataset.tracks.join(rows, on="track_id", how="semi")
+    return {
+        "base/autoencoder": job.inputs["base/autoencoder"].digest,
+        **{f"audio of {t}": d for t, d in audio.select("track_id", "audio_sha256").iter_rows()},
+    }
+
+
+def _contents(rows: pl.DataFrame) -> dict[str, Any]:
+    """What the index says of the segments of a shard."""
+    return {"segments": rows.drop("split", "track_id", "segment_index").to_dicts()}
 
 
 def _describe_embeddings(artifact: Artifact) -> dict[str, Any]:
@@ -246,6 +274,7 @@ def _describe_embeddings(artifact: Artifact) -> dict[str, Any]:
         "dataset.shard_segments",
         "embeddings",
     ],
+    by_shard=["dataset/manifest", "dataset/index"],
     describe=_describe_embeddings,
     kinds=["audio", "safetensors"],
 )
@@ -254,7 +283,7 @@ def embeddings(job: Job, out: Path) -> None:
     dataset = read_index(job.inputs["dataset/index"], manifest_uri(job))
     spec = segment_spec(job)
     embedders = open_embedders(job.settings.embeddings.clap)
-    plan = list(shard_plan(dataset.segments, job.settings.dataset.shard_segments))
+    plan = _shards(job, dataset)
     work = []
     for name, embedder in embedders.items():
         for shard, rows in plan:
@@ -271,11 +300,11 @@ def embeddings(job: Job, out: Path) -> None:
             work.append(
                 Shard(
                     f"{name}-{shard}",
-                    inputs={n: job.inputs[n].digest for n in ("dataset/index", "base/autoencoder")},
+                    inputs=_audio_behind(job, dataset, rows),
                     config={
                         "embedding": name,
                         "clap": job.settings.embeddings.clap if name == "clap" else None,
-                        "segments": rows["segment_id"].to_list(),
+                        **_contents(rows),
                     },
                     file="embedding.safetensors",
                     produce=produce,
@@ -288,14 +317,6 @@ def embeddings(job: Job, out: Path) -> None:
             tuple(i for part in found for i in part.ids),
             torch.cat([part.vectors for part in found]),
         ).save(out / f"{name}.safetensors")
-
-
-def shard_plan(segments: pl.DataFrame, size: int) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Names and rows of the shards; training and held-out segments never share one."""
-    for split in ("train", "heldout"):
-        rows = segments.filter(split=split)
-        for number, start in enumerate(range(0, rows.height, size)):
-            yield f"{split}-{number:05d}", rows.slice(start, size)
 
 
 def latent_shards(artifact: Artifact, split: str | None = None) -> list[str]:

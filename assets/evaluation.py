@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from assets.base import read_losses
 from assets.dataset import manifest_uri, read_index, segment_spec
+from assets.losses import read_losses
 from assets.material import read_embedding
 from assets.preview import picture, table
 from assets.unlearned import QUERY_LOSSES, SUMMARY, query_losses, unlearning_spec

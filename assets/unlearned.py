@@ -1,5 +1,6 @@
 """Unlearned: what the model is without a query, and what else it forgot."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from tda_dagster.attribution.unlearning import Unlearned
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
+from tda_dagster.partitions import Partition
 from tda_dagster.store import Artifact
+from tda_dagster.workspace import Workspace
 
 SUMMARY = "checkpoints.parquet"
 """File that lists the deltas, in the artifact of `unlearned/checkpoints`; the only one for a method
@@ -36,6 +39,18 @@ _QUERY_LOSSES_SCHEMA = LOSS_SCHEMA | {
     for name, kind in LOSS_SCHEMA.items()
     if name not in ("segment_id", "draw")
 }
+
+
+READ_FROM = {"model": "base/checkpoint", "fisher": "base/fisher", "train": "dataset/latents"}
+"""The asset behind each part of the material that an unlearning method may read."""
+
+
+def _not_read(_settings: Any, _workspace: Workspace, partition: Partition | None) -> set[str]:
+    """What the method's unlearning does not read; one that does not unlearn reads nothing."""
+    assert partition is not None
+    method = partition.method
+    read = method.reads if isinstance(method, UnlearningSpec) else ()
+    return set(READ_FROM.values()) - {READ_FROM[part] for part in read}
 
 
 def unlearning_spec(job: Job) -> UnlearningSpec | None:
@@ -73,6 +88,7 @@ def _deltas_move(job: Job, artifact: Artifact) -> Verdict:
     inputs=["cohort/queries", "base/checkpoint", "base/fisher", "dataset/latents"],
     settings=["model.device"],
     partitioned="cohort|method",
+    unmoved_by=_not_read,
     checks={"deltas_move": _deltas_move},
     describe=_describe_checkpoints,
     kinds=["pytorch", "safetensors"],
@@ -87,7 +103,8 @@ def checkpoints(job: Job, out: Path) -> None:
 
 def _unlearned(job: Job, method: UnlearningSpec, out: Path) -> list[dict[str, object]]:
     """Unlearn every query; returns the rows of the summary."""
-    material = StudyMaterial(job)
+    read = {name: job.inputs[name] for name in map(READ_FROM.__getitem__, method.reads)}
+    material = StudyMaterial(replace(job, inputs=read))
     source = job.inputs["cohort/queries"]
     queries = query_latents(source)
     work = []
@@ -102,7 +119,7 @@ def _unlearned(job: Job, method: UnlearningSpec, out: Path) -> list[dict[str, ob
                 query_id,
                 inputs={
                     "query": source.files[name].digest,
-                    **{n: job.inputs[n].digest for n in _READ_BY_UNLEARNING},
+                    **{n: artifact.digest for n, artifact in read.items()},
                 },
                 config=method.unlearning_config,
                 file="delta.safetensors",
@@ -123,9 +140,6 @@ def _unlearned(job: Job, method: UnlearningSpec, out: Path) -> list[dict[str, ob
             }
         )
     return rows
-
-
-_READ_BY_UNLEARNING = ("base/checkpoint", "base/fisher", "dataset/latents")
 
 
 def _describe_losses(artifact: Artifact) -> dict[str, Any]:
@@ -153,6 +167,7 @@ def _finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
     inputs=["unlearned/checkpoints", "cohort/queries", "base/checkpoint", "dataset/latents"],
     settings=["model.device"],
     partitioned="cohort|method",
+    by_shard=["dataset/latents"],
     checks={"finite_and_complete": _finite_and_complete},
     describe=_describe_losses,
     kinds=["pytorch", "parquet"],

@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from assets.base import loss_curve, read_losses
+from assets.base import loss_curve
+from assets.losses import read_losses
 from assets.preview import table
 from assets.unlearned import query_losses
 from tda_dagster.attribution.methods import method_specs

@@ -7,7 +7,7 @@ declarations themselves are in `assets/`.
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +176,11 @@ class StudyAsset:
     on_request: bool
     """Whether it is materialised only when it is asked for by name: it costs far more than the
     study itself."""
+    by_shard: tuple[str, ...]
+    """Inputs that are worked on shard by shard: only what changed of them is worked on again."""
+    unmoved_by: Callable[[Any, Workspace, Partition | None], Collection[str]]
+    """The inputs that do not bear on the result under these settings: it comes out the same though
+    they change."""
 
     def store_partition(self, partition: Partition | None) -> str:
         """The partition's name in the store."""
@@ -257,6 +262,8 @@ def study_asset(
     describe: Callable[[Artifact], Metadata] = lambda artifact: {},
     kinds: Sequence[str] = (),
     on_request: bool = False,
+    by_shard: Sequence[str] = (),
+    unmoved_by: Callable[[Any, Workspace, Partition | None], Collection[str]] = lambda *_: (),
 ) -> Callable[[Produce], "StudyAsset"]:
     """Declare an asset around a function that writes its files into a folder.
 
@@ -264,7 +271,8 @@ def study_asset(
     their values are the defaults of the launchpad. `fingerprint` adds what the recipe must know of
     the world outside the store (files of the user). `finish` runs after every materialisation,
     cached or not, to lay outputs out in the workspace. An artifact that fails one of the `checks`
-    does not become the live one, and nothing downstream runs on it.
+    does not become the live one, and nothing downstream runs on it. `by_shard` and `unmoved_by`
+    change no run; by them it is foretold what a change of tracks will take (see `turnover`).
     """
 
     def declare(produce: Produce) -> StudyAsset:
@@ -282,6 +290,8 @@ def study_asset(
             describe=describe,
             kinds=tuple(kinds),
             on_request=on_request,
+            by_shard=tuple(by_shard),
+            unmoved_by=unmoved_by,
         )
         STUDY_ASSETS[name] = declared
         return declared

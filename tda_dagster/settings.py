@@ -85,7 +85,12 @@ class DatasetSettings(Section):
         0.1, description="share of works kept out of training"
     )
     seed: int = Field(0, description="seed of the held-out draw")
-    shard_segments: PositiveInt = Field(64, description="segments per shard")
+    shard_segments: PositiveInt = Field(64, description="segments per shard, at most")
+    taken_down: tuple[str, ...] = Field(
+        (),
+        description="ids of tracks that are left out (`tda takedown`); one that the manifest does "
+        "not have stays out should it come back",
+    )
 
 
 class TrainingSettings(Section):
@@ -152,6 +157,11 @@ class FisherSettings(Section):
     mask_padding: bool = Field(True, description="mask padding in its loss")
     batch_size: PositiveInt = Field(16, description="per-example gradients held in memory")
     seed: int = 1
+    snapshot: str | None = Field(
+        None,
+        description="keep that of this snapshot, made with the same model and settings, though "
+        "tracks have come or gone since (null: measure it on the present training segments)",
+    )
 
 
 class SweepSettings(Section):

@@ -92,6 +92,7 @@ def index_dataset(
     heldout_fraction: float,
     seed: int,
     max_reject_fraction: float,
+    taken_down: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
     workers: int = 1,
 ) -> DatasetIndex:
@@ -99,7 +100,8 @@ def index_dataset(
 
     A `version_of` that names no track of the index (or the track itself) is dropped together with
     `version_kind` and recorded in `rejects` as unknown_version_of; the track stays, since a model
-    was trained on it all the same, and it does not count against `max_reject_fraction`.
+    was trained on it all the same, and it does not count against `max_reject_fraction`. Nor do the
+    tracks `taken_down`, by id: their files are not opened, and `rejects` lists them.
 
     `heldout_fraction` and `seed`: see `split.assign_splits`. `progress` is called with (files done,
     files) in manifest order. `workers` is a number of threads (decoding, resampling and hashing
@@ -109,6 +111,7 @@ def index_dataset(
     """
     _check_settings(heldout_fraction, max_reject_fraction, workers)
     rejects = list(rows.rejects)
+    wanted = [(line, row) for line, row in rows.rows if row["track_id"] not in taken_down]
     examined: list[tuple[int, ManifestRow, _Examined]] = []
 
     def stop_if_too_many() -> None:
@@ -124,19 +127,24 @@ def index_dataset(
             return Reject(line, error.reason, detail, row["track_id"], row["audio"])
 
     stop_if_too_many()
-    with closing(_in_order(examine, rows.rows, workers)) as outcomes:
-        for done, ((line, row), outcome) in enumerate(zip(rows.rows, outcomes, strict=True), 1):
+    with closing(_in_order(examine, wanted, workers)) as outcomes:
+        for done, ((line, row), outcome) in enumerate(zip(wanted, outcomes, strict=True), 1):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
                 stop_if_too_many()
             else:
                 examined.append((line, row, outcome))
             if progress is not None:
-                progress(done, len(rows.rows))
+                progress(done, len(wanted))
 
     kept = {row["track_id"] for _, row, _ in examined}
     splits = assign_splits([row for _, row in rows.rows], kept, heldout_fraction, seed)
     rejects += _unknown_versions(examined, kept)
+    rejects += [
+        Reject(line, RejectReason.TAKEN_DOWN, "left out by request", row["track_id"], row["audio"])
+        for line, row in rows.rows
+        if row["track_id"] in taken_down
+    ]
     tracks = [_track(row, measured, kept, splits) for _, row, measured in examined]
     segments = [
         segment

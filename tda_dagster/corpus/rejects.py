@@ -42,6 +42,8 @@ class RejectReason(StrEnum):
     SILENT = "silent"
     UNKNOWN_VERSION_OF = "unknown_version_of"
     """The one code whose row is kept: only its `version_of` and `version_kind` are dropped."""
+    TAKEN_DOWN = "taken_down"
+    """Nothing is wrong with the row: the settings leave its track out."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 from safetensors import SafetensorError, safe_open
 
+from tda_dagster.corpus.shards import shards
 from tda_dagster.history import HistoryError
 from tda_dagster.history.ancestors import File, Node, ancestor_tree
 from tda_dagster.store import Artifact, Ref
@@ -267,11 +268,13 @@ def _files(
 
 def _shard(artifact: Artifact, ref: Ref, segment_id: str, index: Artifact) -> str | None:
     """The file of `dataset/latents` that holds the segment."""
-    segments = pl.read_parquet(index.path("segments.parquet"), columns=["segment_id", "split"])
-    split = segments.filter(segment_id=segment_id)["split"][0]
-    place = segments.filter(split=split)["segment_id"].to_list().index(segment_id)
-    size = ref.recipe.config.get("dataset", {}).get("shard_segments")
-    name = f"{split}-{place // size:05d}.safetensors" if size else ""
+    settings = ref.recipe.config.get("dataset", {})
+    if (size := settings.get("shard_segments")) is None:
+        return None
+    segments = pl.read_parquet(index.path("segments.parquet"))
+    plan = shards(segments, size, settings.get("manifest"))
+    held_by = [shard for shard, rows in plan if segment_id in rows["segment_id"]]
+    name = f"{held_by[0]}.safetensors" if held_by else ""
     if not artifact.has(name):
         return None
     try:  # the file itself has the last word

@@ -7,10 +7,11 @@ What is kept, and why:
   way puts its blobs first, then its ref, then makes it live; until then nothing else reaches it.
   What it finds instead of making it, it writes again (`artifacts.RENEW_AFTER`). The grace period
   must be longer than the longest such step; a day is.
-- Shards all of whose inputs are in live artifacts. A shard is the resume cache of an artifact: it
-  is never live itself, but with live inputs an interrupted or repeated run may still ask for it.
-  One that was made from something that has gone can never be asked for again. What only a
-  snapshot holds keeps no shards: its artifacts are complete.
+- Shards all of whose inputs, or all of whose files, are in live artifacts. A shard is the resume
+  cache of an artifact: it is never live itself, but with live inputs an interrupted or repeated run
+  may still ask for it; and one whose files live artifacts hold takes no room. Other ones were made
+  from something that has gone, and can never be asked for again. What only a snapshot holds keeps
+  no shards: its artifacts are complete.
 
 Refs go first, then blobs, so that an interrupted collection leaves nothing that names what is not
 there; the rest goes next time. Between the two, what others did meanwhile is looked at again.
@@ -170,17 +171,28 @@ def _reach(store: ArtifactStore, before: datetime) -> tuple[set[str], set[str]]:
     live = lineage.with_ancestors([*heads, *recent], refs)
     digests = _needed(store, live, must_be_whole={ref.recipe.key for ref in heads})
     kept = {ref.recipe.key for ref in live}
+    shards = [r for r in refs if r.recipe.asset.endswith(SHARD) and r.recipe.key not in kept]
     resumable = [
-        ref
-        for ref in refs
-        if ref.recipe.asset.endswith(SHARD)
-        and ref.recipe.key not in kept
-        and digests.issuperset(ref.recipe.inputs.values())
+        shard
+        for shard, files in zip(shards, parts(store).blobs.each(_files(store), shards), strict=True)
+        if digests.issuperset(shard.recipe.inputs.values()) or (files and digests >= files)
     ]
     behind = [r for r in lineage.with_ancestors(held, refs) if r.recipe.key not in kept]
     digests |= _needed(store, resumable, must_be_whole=set())
     digests |= _needed(store, behind, must_be_whole={ref.recipe.key for ref in held})
     return kept | {ref.recipe.key for ref in [*resumable, *behind]}, digests
+
+
+def _files(store: ArtifactStore) -> Callable[[Ref], set[str]]:
+    """Digests of the files of a ref's artifact; of none where its list of them is lost."""
+
+    def files(ref: Ref) -> set[str]:
+        try:
+            return {e.digest for e in read_artifact(parts(store).blobs, ref.digest).files.values()}
+        except StoreError:
+            return set()
+
+    return files
 
 
 def _needed(store: ArtifactStore, refs: Iterable[Ref], must_be_whole: set[str]) -> set[str]:
@@ -252,13 +264,7 @@ def _by_asset(store: ArtifactStore, refs: list[Ref], blobs: tuple[Stored, ...]) 
     tallies: dict[str, Tally] = defaultdict(Tally)
     owner: dict[str, str] = {}
 
-    def files(ref: Ref) -> list[str]:
-        try:
-            return [entry.digest for entry in store.artifact(ref.digest).files.values()]
-        except StoreError:  # what is damaged may go all the same
-            return []
-
-    for ref, digests in zip(refs, parts(store).blobs.each(files, refs), strict=True):
+    for ref, digests in zip(refs, parts(store).blobs.each(_files(store), refs), strict=True):
         tallies[ref.recipe.asset].refs += 1
         for digest in (ref.digest, *digests):
             owner.setdefault(digest, ref.recipe.asset)

@@ -212,6 +212,27 @@ def test_bad_lines_alone_stop_before_any_file_is_opened(tmp_path: Path) -> None:
         index(str(path), max_reject_fraction=0.4, progress=lambda *_: pytest.fail("opened"))
 
 
+def test_a_track_that_is_taken_down_is_not_opened_and_its_row_is_accounted_for(
+    dataset: str,
+) -> None:
+    before = index(dataset, heldout_fraction=0.0)
+    (Path(dataset).parent / "music" / "t03.wav").write_bytes(b"gone")
+    after = index(
+        dataset, heldout_fraction=0.0, taken_down={"t03", "not here"}, max_reject_fraction=0.0
+    )
+    assert_frame_equal(after.tracks, before.tracks.filter(pl.col("track_id") != "t03"))
+    assert_frame_equal(after.segments, before.segments.filter(pl.col("track_id") != "t03"))
+    assert after.rejects.rows(named=True) == [
+        {
+            "line": 4,
+            "track_id": "t03",
+            "audio": "music/t03.wav",
+            "reason": "taken_down",
+            "detail": "left out by request",
+        }
+    ]
+
+
 def test_empty_tables_have_their_schemas() -> None:
     tables = index_dataset(
         ManifestRows("m.csv", [], []), SPEC, heldout_fraction=0, seed=0, max_reject_fraction=0

@@ -101,6 +101,20 @@ def test_shards_stay_while_all_their_inputs_are_live(store: ArtifactStore, make:
     assert all(store.artifact(ref.digest).read_bytes("file") for ref in kept)
 
 
+def test_a_shard_stays_while_a_live_artifact_holds_its_files(
+    store: ArtifactStore, recipe: Callable[..., Recipe], writes: Any, make: Make
+) -> None:
+    """It may be asked for again as long as what it was made from is outside the store."""
+    outside = {"audio": digest_of(b"a file of the user's")}
+    kept = make("latents/shard", "a", head=False, inputs=outside)
+    gone = make("latents/shard", "b", head=False, partition="1", inputs=outside)
+    store.materialize(recipe("latents"), writes(a="a", c="c"))
+    assert [ref for _, ref in plan_collection(store, grace=NOW).refs] == [gone]
+    collect(store, plan_collection(store, grace=NOW))
+    assert store.find(kept.recipe) == kept
+    assert verify_all(store) == []
+
+
 def test_a_snapshot_keeps_what_it_pins_until_it_is_removed(
     store: ArtifactStore, ground: Any, make: Make
 ) -> None:

@@ -1,6 +1,6 @@
 """FIM-regularised unlearning, the method of arXiv:2506.18312."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tda_dagster.attribution.methods.spec import Material, UnlearningSpec
 from tda_dagster.attribution.unlearning import Unlearned, unlearn
@@ -12,6 +12,7 @@ class FimUnlearning(UnlearningSpec):
     """Gradient ascent on the query's loss, preconditioned by Fisher information."""
 
     method: Literal["fim_unlearning"] = "fim_unlearning"
+    reads: ClassVar[tuple[str, ...]] = ("model", "fisher")
     unlearning: UnlearningSettings
 
     @property

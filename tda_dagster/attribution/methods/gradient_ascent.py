@@ -29,6 +29,7 @@ class GradientAscent(UnlearningSpec):
     are compared at equal forgetting of the query."""
 
     method: Literal["gradient_ascent"] = "gradient_ascent"
+    reads: ClassVar[tuple[str, ...]] = ("model", "fisher")
     family: ClassVar[Family] = "control"
     unlearning: UnlearningSettings
 

@@ -111,6 +111,10 @@ class UnlearningSpec(MethodSpec):
 
     family: ClassVar[Family] = "unlearning"
 
+    reads: ClassVar[tuple[str, ...]] = ("model", "fisher", "train")
+    """What of the material `unlearn` reads ("train" stands for all that is made of the training
+    segments). It is given no more, and is asked again only when some of that has changed."""
+
     noise: NoiseSettings
     sweep: SweepSettings
     scoring: ScoringSettings

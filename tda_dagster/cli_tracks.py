@@ -1,0 +1,98 @@
+"""`tda takedown` and `tda growth`: tracks that go and come.
+
+What belongs here: options and printing. Heavy imports wait until a command needs them.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tda_dagster.turnover import Forecast, Turnover
+    from tda_dagster.workspace import Workspace
+
+CohortOption = Annotated[str, typer.Option("--cohort", "-c", help="Name of the cohort.")]
+
+_SHOWN_TRACKS = 8
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command()(takedown)
+    app.command()(growth)
+
+
+def takedown(
+    tracks: Annotated[list[str], typer.Argument(help="Ids of the tracks.")],
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write it into params.yaml; without this only told.")
+    ] = False,
+    cohort: CohortOption = "reference",
+) -> None:
+    """What leaving tracks out would take, what would stay, and what still holds them."""
+    from tda_dagster import turnover
+    from tda_dagster.params_file import put_setting
+    from tda_dagster.settings import PARAMS_FILE
+
+    workspace, console = _workspace(), Console()
+    _print(workspace, turnover.takedown(workspace, tracks), cohort, console)
+    if apply:
+        left_out = dict.fromkeys([*workspace.settings.dataset.taken_down, *tracks])
+        put_setting(workspace.root / PARAMS_FILE, "dataset", "taken_down", list(left_out))
+        console.print("params.yaml: dataset.taken_down lists them; `tda run` leaves them out")
+    else:
+        console.print("nothing was changed; `--apply` writes it into params.yaml")
+
+
+def growth(cohort: CohortOption = "reference") -> None:
+    """What taking in the manifest's new tracks would take, and what would stay."""
+    from tda_dagster import turnover
+
+    workspace = _workspace()
+    _print(workspace, turnover.growth(workspace), cohort, Console())
+
+
+def _print(workspace: "Workspace", change: "Turnover", cohort: str, console: Console) -> None:
+    from tda_dagster.partitions import main_partitions
+    from tda_dagster.turnover import caveats, forecast
+
+    for label, names in (
+        ("come", change.came),
+        ("go", change.went),
+        ("other captions", change.recaptioned),
+        ("change sides (training, held out)", change.changed_sides),
+    ):
+        if names:
+            shown = ", ".join(names[:_SHOWN_TRACKS]) + ", …" * (len(names) > _SHOWN_TRACKS)
+            console.print(f"[bold]{label}[/bold] {len(names)}: {escape(shown)}", soft_wrap=True)
+    if not change.touched and not change.went:
+        console.print("the tracks are those of the live dataset; nothing is to be done")
+        return
+    console.print(f"{change.touched} of {change.shards} shards are new", highlight=False)
+    console.print(_table(forecast(workspace, change, main_partitions(workspace, cohort))))
+    for sentence in caveats(workspace, change):
+        console.print(f"• {escape(sentence)}", highlight=False, soft_wrap=True)
+
+
+def _table(forecasts: Sequence["Forecast"]) -> Table:
+    table = Table(box=SIMPLE_HEAD, header_style="dim")
+    for name in ("asset", "partition", "what becomes of it", "because of"):
+        table.add_column(name, overflow="fold")
+    for each in forecasts:
+        table.add_row(
+            each.asset, escape(each.partition), each.effect.value, ", ".join(each.because)
+        )
+    return table
+
+
+def _workspace() -> "Workspace":
+    from tda_dagster.workspace import Workspace
+
+    workspace = Workspace.find()
+    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
+    return workspace
