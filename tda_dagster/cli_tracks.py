@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CohortOption = Annotated[str, typer.Option("--cohort", "-c", help="Name of the cohort.")]
 
 _SHOWN_TRACKS = 8
+_SHOWN_CAUSES = 2
 
 
 def register(app: typer.Typer) -> None:
@@ -68,8 +69,8 @@ def _print(workspace: "Workspace", change: "Turnover", cohort: str, console: Con
         ("change sides (training, held out)", change.changed_sides),
     ):
         if names:
-            shown = ", ".join(names[:_SHOWN_TRACKS]) + ", …" * (len(names) > _SHOWN_TRACKS)
-            console.print(f"[bold]{label}[/bold] {len(names)}: {escape(shown)}", soft_wrap=True)
+            shown = escape(_listed(names, _SHOWN_TRACKS))
+            console.print(f"[bold]{label}[/bold] {len(names)}: {shown}", soft_wrap=True)
     if not change.touched and not change.went:
         console.print("the tracks are those of the live dataset; nothing is to be done")
         return
@@ -80,14 +81,25 @@ def _print(workspace: "Workspace", change: "Turnover", cohort: str, console: Con
 
 
 def _table(forecasts: Sequence["Forecast"]) -> Table:
+    """A line per asset and, where its partitions fare differently, per partition."""
     table = Table(box=SIMPLE_HEAD, header_style="dim")
-    for name in ("asset", "partition", "what becomes of it", "because of"):
-        table.add_column(name, overflow="fold")
+    table.add_column("asset", no_wrap=True)
+    table.add_column("what becomes of it", no_wrap=True)
+    table.add_column("because of", overflow="fold")
+    fates: dict[str, dict[tuple[str, str], list[str]]] = {}
     for each in forecasts:
-        table.add_row(
-            each.asset, escape(each.partition), each.effect.value, ", ".join(each.because)
-        )
+        fate = (each.effect.value, _listed(each.because, _SHOWN_CAUSES))
+        fates.setdefault(each.asset, {}).setdefault(fate, []).append(each.partition)
+    for asset, by_fate in fates.items():
+        for (effect, because), places in by_fate.items():
+            where = f" [dim]{escape(_listed(places, 1))}[/dim]" if len(by_fate) > 1 else ""
+            table.add_row(f"{asset}{where}", effect, because)
     return table
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _workspace() -> "Workspace":

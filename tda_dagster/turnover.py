@@ -177,8 +177,9 @@ def _of_traces(workspace: Workspace, turnover: Turnover) -> Iterator[str]:
         yield f"snapshots keep what was made from them: {', '.join(held)} (`tda snapshot remove`)"
     if workspace.settings.dataset.manifest is None:
         yield (
-            "dataset/manifest, the reference study as it was rendered, keeps their audio, and `tda gc` "
-            "the shards of latents that were made from it; what else was goes with `tda gc --delete`"
+            "dataset/manifest, the reference study as it was rendered, keeps their audio, and "
+            "`tda gc` the latents that were made from it; all else that was made from them goes "
+            "with `tda gc --delete`"
         )
         return
     yield "their rows and audio files stay where they are: they are yours to delete"
