@@ -302,7 +302,14 @@ class Settings(Section):
         ("fim_unlearning",), min_length=1, description="attribution methods of the main job"
     )
     method_settings: dict[str, dict[str, Any]] = Field(
-        {"mucs": {"scoring": {"score": "skew", "timestep_min": 0.5}}},
+        {
+            "mucs": {"scoring": {"score": "skew", "timestep_min": 0.5}},
+            # Chosen on the bench's choosing half (`tda bench attribution --ideas`).
+            "kernel_influence": {"gradients": {"objective": "energy"}},
+            "ekfac_influence": {"gradients": {"objective": "energy"}},
+            "trajectory_influence": {"gradients": {"objective": "energy"}},
+            "unlearning_ensemble": {"gradients": {"objective": "energy"}},
+        },
         description="by method: what differs from the sections its fields are named after",
     )
     unlearning: UnlearningSettings = UnlearningSettings()

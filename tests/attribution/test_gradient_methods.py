@@ -238,7 +238,12 @@ def queries(make_segments: Callable[..., LatentSegments]) -> LatentSegments:
 
 SETTINGS = overridden(
     Settings(),
-    {"gradients.draws": 2, "gradients.dimension": None, "unlearning.draws": 2},
+    {
+        "gradients.draws": 2,
+        "gradients.dimension": None,
+        "unlearning.draws": 2,
+        "method_settings": {},
+    },
     "test",
 )
 

@@ -30,8 +30,16 @@ class Das(JointScoringSpec):
     gradients: GradientSettings
     damping: float = Field(1e-2, gt=0, description="relative to the kernel's mean eigenvalue")
 
+    @property
+    def label(self) -> str:
+        return f"DAS, {self._features.label}, λ {self.damping:g}"
+
+    @property
+    def _features(self) -> GradientSpec:
+        return GradientSpec(**dict(self.gradients), objective="mean")
+
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
-        spec = GradientSpec(**dict(self.gradients), objective="mean")
+        spec = self._features
         model, train = material.model, material.train
         asked, segments = spec.features(model, queries), material.features(spec)
         moves = kernel_influence(asked, segments, self.damping)
