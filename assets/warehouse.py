@@ -154,17 +154,19 @@ def _gather(job: Job, asset: str, partitions: set[str]) -> pl.DataFrame:
 
 
 def _methods(job: Job, method_ids: set[str]) -> pl.DataFrame:
-    specs = [stored_spec(job.store, method_id) for method_id in sorted(method_ids)]
+    specs = {method_id: stored_spec(job.store, method_id) for method_id in sorted(method_ids)}
     return pl.DataFrame(
         [
             {
-                "method_id": spec.method_id,
+                # The id that scores are kept under: what an older version of the code registered
+                # may have another one under this.
+                "method_id": method_id,
                 "method": spec.method,
                 "label": spec.label,
                 "family": spec.family,
                 "config": canonical_json(spec.model_dump(mode="json")).decode(),
             }
-            for spec in specs
+            for method_id, spec in specs.items()
         ]
     )
 

@@ -6,6 +6,7 @@ models; an unknown key or a value out of range is an error that names the key's 
 
 import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -359,7 +360,7 @@ def _place(raw: dict[str, Any], changes: Mapping[str, Any]) -> None:
         target = raw
         for section in sections:
             target = target.setdefault(section, {})
-        target[name] = value
+        target[name] = deepcopy(value)  # later changes may go into it
 
 
 def validated(model: type[Section], raw: Any, source: str) -> Any:

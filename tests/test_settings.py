@@ -7,7 +7,7 @@ import yaml
 
 from tda_dagster.attribution.methods import METHODS, experiment_specs, method_specs, read_spec
 from tda_dagster.attribution.methods.fim_unlearning import FimUnlearning
-from tda_dagster.settings import Settings, SettingsError, load_settings
+from tda_dagster.settings import Settings, SettingsError, load_settings, overridden
 from tda_dagster.workspace import Query, Workspace
 
 ROOT = Path(__file__).parents[1]
@@ -184,3 +184,9 @@ def test_a_broken_cohort_is_named(tmp_path: Path, text: str, told: str) -> None:
 def test_a_cohort_cannot_be_called_anything(tmp_path: Path, name: str) -> None:
     with pytest.raises(SettingsError, match="a name is letters"):
         Workspace(tmp_path).add_queries(name, [Query(prompt="p")])
+
+
+def test_overrides_are_not_changed_by_those_that_go_into_them() -> None:
+    changes = {"method_settings": {}, "method_settings.mucs": {"bound": 0.5}}
+    assert overridden(Settings(), changes, "test").method_settings == {"mucs": {"bound": 0.5}}
+    assert changes["method_settings"] == {}

@@ -31,6 +31,7 @@ SETTINGS = {
     "gradients.draws": 3,
     "gradients.dimension": None,
     "gradients.batch_size": 4,
+    "method_settings": {},  # ours on the same objective as theirs, the loss
     "method_settings.traker_trak.dimension": 6,
     "method_settings.dattri_trak.dimension": 6,
 }
