@@ -39,7 +39,7 @@ SCORED = (
 )
 TRUTH = ("counterfactual/losses", "evaluation/datamodel")
 REMOVAL = ("counterfactual/removal", "evaluation/removal")
-SHOWN = ("warehouse", "report")
+SHOWN = ("warehouse", "report/bench")
 
 
 def lay_out_study(folder: Path, *, stored: bool = True) -> None:
