@@ -127,11 +127,16 @@ planted        average precision of finding what was made of a held-out excerpt"
 _BENCH = "SELECT * FROM v_bench ORDER BY cohort, evidence_lds DESC NULLS LAST, lds DESC, method_id"
 
 
+BENCH_WIDTH = 170
+"""A row of the verdict is a line of at least so many characters, whatever the terminal: squeezed
+into less it cannot be read."""
+
+
 def print_bench(workspace: Workspace, console: Console) -> None:
     """Print the verdict: every method held against what retraining showed, best evidence first."""
     rows = query(workspace.database, _BENCH).to_dicts()
     table = Table(box=None, pad_edge=False)
-    table.add_column("method")
+    table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=62)
     for heading in (
         "evidence LDS",
         "95 % interval",
@@ -142,7 +147,7 @@ def print_bench(workspace: Workspace, console: Console) -> None:
         "s per query",
         "MB per query",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         known = row["evidence_lds"] is not None
         table.add_row(
@@ -156,7 +161,10 @@ def print_bench(workspace: Workspace, console: Console) -> None:
             f"{row['seconds_per_query']:.2f}",
             f"{row['bytes_per_query'] / 1e6:.2f}",
         )
-    console.print(table)
+    width = console.width
+    console.width = max(width, BENCH_WIDTH)
+    console.print(table, crop=False)
+    console.width = width
     ceilings = {row["noise_ceiling"] for row in rows} - {None}
     for ceiling in ceilings:
         console.print(
