@@ -97,10 +97,9 @@ def layer_gradients(
     A map's name is its weight's without `.weight`. Other weights (norms, convolutions) are left
     out: what pulls at them is no such product.
     """
+    modules = dict(model.denoiser.named_modules())
     layers = {
-        name: (module, f"{name}.bias" in names)
-        for name, module in model.denoiser.named_modules()
-        if isinstance(module, nn.Linear) and f"{name}.weight" in names
+        name: (modules[name], f"{name}.bias" in names) for name in linear_layers(model, names)
     }
     for rows in draw_rows(model, segments, plan, batch_size):
         with torch.enable_grad(), _watched(layers) as (entering, probes):
@@ -121,6 +120,15 @@ def layer_gradients(
                 layers, (p.reshape(count, -1, p.shape[-1]) for p in pulls), strict=True
             )
         }
+
+
+def linear_layers(model: MusicModel, names: Sequence[str]) -> list[str]:
+    """The linear maps whose weights are among `names`, by module name."""
+    return [
+        name
+        for name, module in model.denoiser.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in names
+    ]
 
 
 @contextmanager

@@ -3,23 +3,21 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
-from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
-from tda_dagster.attribution.methods.spec import Family, Material
+from tda_dagster.attribution.methods.gradient_influence import KernelSpec
+from tda_dagster.attribution.methods.spec import Family
 from tda_dagster.settings import GradientSettings
 
 
-class DTrak(GradientInfluenceSpec):
+class DTrak(KernelSpec):
     """TRAK on the gradients of the mean square of the prediction in the loss's place (Zheng et al.,
     arXiv:2311.00500, section 3.2, "square"), which that paper found to foretell better although
     theory asks for the loss."""
 
     method: Literal["d_trak"] = "d_trak"
     family: ClassVar[Family] = "gradient"
-    gradients: GradientSettings
+    gradients: GradientSettings  # type: ignore[assignment]  # which objective is no setting here
     damping: float = Field(1e-3, gt=0, description="relative to the kernel's mean eigenvalue")
 
     @property
@@ -29,7 +27,3 @@ class DTrak(GradientInfluenceSpec):
     @property
     def features(self) -> GradientSpec:
         return GradientSpec(**dict(self.gradients), objective="energy")
-
-    def influence(self, material: Material, ask: Ask) -> Tensor:
-        segments = material.features(self.features)
-        return kernel_influence(ask(material.model), segments, self.damping)

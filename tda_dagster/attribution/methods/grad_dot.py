@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import inner_products
 from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
 from tda_dagster.attribution.methods.spec import Family, Material
@@ -16,11 +15,6 @@ class GradDot(GradientInfluenceSpec):
 
     method: Literal["grad_dot"] = "grad_dot"
     family: ClassVar[Family] = "gradient"
-    gradients: GradientSpec
-
-    @property
-    def features(self) -> GradientSpec:
-        return self.gradients
 
     def influence(self, material: Material, ask: Ask) -> Tensor:
         return inner_products(ask(material.model), material.features(self.features))

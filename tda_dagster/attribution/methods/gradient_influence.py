@@ -6,6 +6,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from tda_dagster.attribution.features import GradientSpec
+from tda_dagster.attribution.influence import kernel_influence
 from tda_dagster.attribution.methods.spec import JointScoringSpec, Material
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
@@ -18,10 +19,12 @@ class GradientInfluenceSpec(JointScoringSpec):
     """A method whose scores are linear in the query's gradient features. What the gradient of one
     noise draw says is then a sample of the score, and samples say how sure it is."""
 
+    gradients: GradientSpec
+
     @property
-    @abstractmethod
     def features(self) -> GradientSpec:
         """The features that are compared."""
+        return self.gradients
 
     @abstractmethod
     def influence(self, material: Material, ask: Ask) -> Tensor:
@@ -35,3 +38,15 @@ class GradientInfluenceSpec(JointScoringSpec):
 
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         return self.samples(material, queries).mean(dim=0)
+
+
+class KernelSpec(GradientInfluenceSpec):
+    """One that compares features under the whole of their damped second moment: what TRAK and
+    unlearning under Fisher information have in common. They differ in the features, and in how
+    strong the damping is."""
+
+    damping: float
+
+    def influence(self, material: Material, ask: Ask) -> Tensor:
+        segments = material.features(self.features)
+        return kernel_influence(ask(material.model), segments, self.damping)

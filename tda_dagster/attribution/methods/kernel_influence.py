@@ -3,15 +3,12 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from tda_dagster.attribution.features import GradientSpec
-from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
-from tda_dagster.attribution.methods.spec import Family, Material
+from tda_dagster.attribution.methods.gradient_influence import KernelSpec
+from tda_dagster.attribution.methods.spec import Family
 
 
-class KernelInfluence(GradientInfluenceSpec):
+class KernelInfluence(KernelSpec):
     """How fast each segment's loss rises as the query is unlearned: g_i·(F + λI)⁻¹·g_q/N.
 
     FIM-regularised unlearning (arXiv:2506.18312, section 3) moves the weights along F⁻¹∇L(ẑ); this
@@ -26,17 +23,8 @@ class KernelInfluence(GradientInfluenceSpec):
 
     method: Literal["kernel_influence"] = "kernel_influence"
     family: ClassVar[Family] = "unlearning"
-    gradients: GradientSpec
     damping: float = Field(1.0, gt=0, description="relative to the kernel's mean eigenvalue")
 
     @property
     def label(self) -> str:
         return f"kernel influence, {self.gradients.label}, λ {self.damping:g}"
-
-    @property
-    def features(self) -> GradientSpec:
-        return self.gradients
-
-    def influence(self, material: Material, ask: Ask) -> Tensor:
-        segments = material.features(self.features)
-        return kernel_influence(ask(material.model), segments, self.damping)

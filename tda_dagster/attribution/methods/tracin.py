@@ -5,7 +5,6 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import inner_products
 from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
 from tda_dagster.attribution.methods.spec import Family, Material, stored_checkpoints
@@ -18,11 +17,6 @@ class TracIn(GradientInfluenceSpec):
 
     method: Literal["tracin"] = "tracin"
     family: ClassVar[Family] = "gradient"
-    gradients: GradientSpec
-
-    @property
-    def features(self) -> GradientSpec:
-        return self.gradients
 
     def influence(self, material: Material, ask: Ask) -> Tensor:
         parts = []

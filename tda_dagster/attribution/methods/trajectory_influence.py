@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tda_dagster.attribution.features import GradientSpec
 from tda_dagster.attribution.influence import kernel_influence
 from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
 from tda_dagster.attribution.methods.spec import Family, Material, stored_checkpoints
@@ -26,16 +25,11 @@ class TrajectoryInfluence(GradientInfluenceSpec):
 
     method: Literal["trajectory_influence"] = "trajectory_influence"
     family: ClassVar[Family] = "unlearning"
-    gradients: GradientSpec
     damping: float = Field(1.0, gt=0, description="relative to each kernel's mean eigenvalue")
 
     @property
     def label(self) -> str:
         return f"trajectory influence, {self.gradients.label}, λ {self.damping:g}"
-
-    @property
-    def features(self) -> GradientSpec:
-        return self.gradients
 
     def influence(self, material: Material, ask: Ask) -> Tensor:
         scores = []

@@ -3,32 +3,20 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from tda_dagster.attribution.features import GradientSpec
-from tda_dagster.attribution.influence import kernel_influence
-from tda_dagster.attribution.methods.gradient_influence import Ask, GradientInfluenceSpec
-from tda_dagster.attribution.methods.spec import Family, Material
+from tda_dagster.attribution.methods.gradient_influence import KernelSpec
+from tda_dagster.attribution.methods.spec import Family
 
 
-class Trak(GradientInfluenceSpec):
+class Trak(KernelSpec):
     """φ_q·(ΦᵀΦ)⁻¹·φ_i, with φ the randomly projected gradient of a piece's loss (Park et al.,
     arXiv:2303.14186, eq. 16), the loss itself being the model's output, as for diffusion models in
     arXiv:2311.00500. One model; the damping only keeps the inverse finite."""
 
     method: Literal["trak"] = "trak"
     family: ClassVar[Family] = "gradient"
-    gradients: GradientSpec
     damping: float = Field(1e-3, gt=0, description="relative to the kernel's mean eigenvalue")
 
     @property
     def label(self) -> str:
         return f"TRAK, {self.features.label}, λ {self.damping:g}"
-
-    @property
-    def features(self) -> GradientSpec:
-        return self.gradients
-
-    def influence(self, material: Material, ask: Ask) -> Tensor:
-        segments = material.features(self.features)
-        return kernel_influence(ask(material.model), segments, self.damping)

@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import torch
 from pydantic import field_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tda_dagster.attribution.ekfac import linear_layers
 from tda_dagster.attribution.features import OBJECTIVES, GradientSpec
 from tda_dagster.attribution.methods.spec import Family, JointScoringSpec
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
@@ -61,12 +62,7 @@ class PeerSpec(JointScoringSpec):
 
     def linear_layers(self, model: MusicModel) -> list[str]:
         """The linear layers whose weights are in the layer group, by module name."""
-        group = set(model.layer_group(self.gradients.layer_group))
-        return [
-            name
-            for name, module in model.denoiser.named_modules()
-            if isinstance(module, nn.Linear) and f"{name}.weight" in group
-        ]
+        return linear_layers(model, model.layer_group(self.gradients.layer_group))
 
     def rows(self, model: MusicModel, pieces: LatentSegments) -> "DataLoader[tuple[Tensor, ...]]":
         """A row per piece with all its draws, in batches, in order."""
