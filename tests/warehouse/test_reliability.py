@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tda_dagster.attribution.scoring import evidence
 from warehouse.build import build, query
 
 Tables: TypeAlias = dict[str, pl.DataFrame]
@@ -137,3 +138,20 @@ def test_the_calibration_has_each_query_with_its_score_and_its_half(
         number = names.index(row["query_id"])
         assert row["lds"] == pytest.approx(0.1 * number)
         assert row["half"] == ("choosing" if number % 2 == 0 else "confirming")
+
+
+def test_evidence_is_the_same_in_sql_as_where_methods_are_held_against_retraining(
+    tables: Tables, tmp_path: Path
+) -> None:
+    made = with_scores(tables, chance=0.5)
+    scores = made["fct_score"].with_columns(pl.col("score").pow(3))  # long tails
+    path = database(made | {"fct_score": scores}, tmp_path)
+    (threshold,) = made["share_rule"]["threshold_z"]
+    shares = query(path, "SELECT query_id, method_id, segment_id, evidence FROM v_segment_share")
+    assert shares["evidence"].max() > 0  # type: ignore[operator]
+    for key, part in scores.group_by("query_id", "method_id"):
+        own = shares.filter(query_id=key[0], method_id=key[1])
+        both = part.join(own, on="segment_id")
+        assert both.height == part.height
+        expected = evidence(both["score"].to_numpy(), threshold)
+        np.testing.assert_allclose(both["evidence"], expected, rtol=1e-9, atol=1e-12)
