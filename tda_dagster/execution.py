@@ -4,10 +4,11 @@ What belongs here: what `tda run`, `tda materialize` and DVC share. The browser'
 same assets through the same definitions.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -34,18 +35,38 @@ def prepare_home(workspace: Workspace) -> Path:
     """Make the workspace's Dagster home; returns its path."""
     home = workspace.dagster_home
     home.mkdir(parents=True, exist_ok=True)
-    config = home / "dagster.yaml"
-    if not config.exists():
-        config.write_text(_DAGSTER_YAML, encoding="utf-8")
+    with _alone_in(home):
+        config = home / "dagster.yaml"
+        if not config.exists():
+            config.write_text(_DAGSTER_YAML, encoding="utf-8")
     return home
 
 
 @contextmanager
 def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
-    """The workspace's Dagster instance; a DAGSTER_HOME in the environment has precedence."""
-    os.environ.setdefault("DAGSTER_HOME", str(prepare_home(workspace)))
-    with dg.DagsterInstance.get() as found:
+    """The workspace's Dagster instance; a DAGSTER_HOME in the environment has precedence.
+
+    Raises TdaError when that names no folder.
+    """
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(prepare_home(workspace))))
+    if not home.is_dir():
+        raise TdaError(f"DAGSTER_HOME is {str(home)!r}, which is no folder; make it, or unset it")
+    with _alone_in(home):  # Dagster makes the tables of a new home, and fails if others do so too
+        found = dg.DagsterInstance.get()
+    with found:
         yield found
+
+
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Until the `with` block ends, processes of this machine that ask for the same folder wait."""
+    lock = os.open(home, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network filesystems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def materialize(
