@@ -124,6 +124,32 @@ def test_agreement_is_empty_with_one_method_and_null_for_equal_scores(
     assert rows["spearman"].null_count() == rows["pearson"].null_count() == rows.height == 4
 
 
+def test_agreement_of_many_methods_takes_little_memory(tables: Tables, tmp_path: Path) -> None:
+    methods = [f"n{number:02d}" for number in range(60)]
+    copies = 20  # of every segment, so that there are 480
+    rng = np.random.default_rng(3)
+    for name in ("dim_segment", "fct_score"):
+        tables[name] = pl.concat(
+            tables[name].with_columns(segment_id=pl.col("segment_id") + f"/{copy:02d}")
+            for copy in range(copies)
+        )
+    pairs = tables["fct_score"].filter(method_id="m1").drop("method_id")
+    tables["fct_score"] = pairs.join(pl.DataFrame({"method_id": methods}), how="cross")
+    tables["fct_score"] = tables["fct_score"].with_columns(
+        score=pl.Series(rng.normal(size=tables["fct_score"].height))
+    )
+    tables["dim_method"] = pl.concat(
+        tables["dim_method"].head(1).with_columns(method_id=pl.lit(m), method=pl.lit(m))
+        for m in methods
+    )
+    build(tmp_path / "w.duckdb", tables)
+    config: dict[str, str | int] = {"memory_limit": "100MB", "threads": 1}
+    with duckdb.connect(str(tmp_path / "w.duckdb"), read_only=True, config=config) as connection:
+        connection.execute("set max_temp_directory_size = '0B'")
+        counted = connection.execute("select count(*) from v_method_agreement").fetchone()
+    assert counted == (60 * 59 / 2 * (3 + 1),)
+
+
 def test_the_leaderboard_places_methods_by_direction(tables: Tables, tmp_path: Path) -> None:
     figures = [
         {
