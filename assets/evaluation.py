@@ -26,6 +26,7 @@ from tda_dagster.evaluation.datamodel import (
     by_subset,
     datamodelling_scores,
     group_scores,
+    halves,
     mean_datamodelling_score,
     noise_ceiling,
 )
@@ -251,11 +252,6 @@ def _coverage(
             yield query_id, "interval_coverage", found, "none", "halves of the draws"
 
 
-HALVES = {"choosing": 0, "confirming": 1}
-"""Every other query and subset: settings of methods are chosen on one half, and reported on the
-other."""
-
-
 READINGS: dict[str, Callable[[Array, float], Array]] = {
     "lds": lambda scores, threshold_z: scores,
     "evidence_lds": evidence,
@@ -266,7 +262,7 @@ the scores as they are, or what shares are made of."""
 
 @study_asset(
     "evaluation/datamodel",
-    version="2",
+    version="3",
     inputs=["attribution/scores", "counterfactual/losses", "dataset/index"],
     settings=["shares.threshold_z"],
     partitioned="cohort|method",
@@ -276,7 +272,8 @@ the scores as they are, or what shares are made of."""
 )
 def datamodel(job: Job, out: Path) -> None:
     """The linear datamodelling score: how well the scores, and the evidence that shares are made
-    of, foretell each query's loss under models that were trained on random subsets."""
+    of, foretell each query's loss under models that were trained on random subsets; under all of
+    them, and for each half of the queries under its half of the subsets."""
     truth = job.inputs["counterfactual/losses"]
     losses = pl.read_parquet(truth.path("losses.parquet"))
     queries = losses["query_id"].unique(maintain_order=True).to_list()
@@ -291,18 +288,18 @@ def datamodel(job: Job, out: Path) -> None:
             "datamodel", subject, metric, value, method_id=method_id, direction=way, detail=detail
         )
 
-    parts = {"": (slice(None), slice(None))} | {
-        half: (slice(first, None, 2), slice(first, None, 2)) for half, first in HALVES.items()
-    }
+    parts = {"": (slice(None), slice(None)), **halves(*mean.shape)}
     rows = []
     for metric, read in READINGS.items():
         foretold = group_scores(read(scores, job.settings.shares.threshold_z), kept)
-        rows += [
-            figure(query, metric, value)
-            for query, value in zip(queries, datamodelling_scores(foretold, mean), strict=True)
-        ]
-        for detail, part in parts.items():
-            interval = mean_datamodelling_score(foretold[part], mean[part])
+        for detail, (asked, subsets) in parts.items():
+            here = foretold[asked, subsets], mean[asked, subsets]
+            own = datamodelling_scores(*here)
+            rows += [
+                figure(query, metric, value, detail)
+                for query, value in zip(queries[asked], own, strict=True)
+            ]
+            interval = mean_datamodelling_score(*here)
             rows += [
                 figure(job.cohort, metric, interval.value, detail),
                 figure(job.cohort, f"{metric}_low", interval.low, detail),

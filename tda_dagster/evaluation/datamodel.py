@@ -115,6 +115,17 @@ def mean_datamodelling_score(foretold: Array, losses: Array, **options: int) -> 
     return bootstrap(statistic, *losses.shape, **options)
 
 
+def halves(queries: int, subsets: int) -> dict[str, tuple[slice, slice]]:
+    """Where settings of methods may be chosen, and where that is confirmed: the first half of the
+    queries under the first half of the subsets, and the rest under the rest. What is added to a
+    bench when everything has been chosen can then only confirm. Of one query or subset there are
+    no halves."""
+    if min(queries, subsets) < 2:
+        return {}
+    q, s = (queries + 1) // 2, (subsets + 1) // 2
+    return {"choosing": (slice(q), slice(s)), "confirming": (slice(q, None), slice(s, None))}
+
+
 def _spearman(one: Array, other: Array) -> Array:
     """Rank correlation of the rows of two arrays; 0 where a row has no order."""
     ranks = [rankdata(array, axis=-1) for array in (one, other)]

@@ -13,6 +13,7 @@ from tda_dagster.evaluation.datamodel import (
     by_subset,
     datamodelling_scores,
     group_scores,
+    halves,
     mean_datamodelling_score,
     noise_ceiling,
 )
@@ -136,3 +137,25 @@ def test_evidence_is_what_exceeds_the_threshold_in_units_of_the_bulk() -> None:
     assert (found > 0).mean() == pytest.approx(0.0228, abs=0.003)
     assert found.mean() == pytest.approx(0.0085, abs=0.001)
     assert (evidence(np.ones((2, 5)), 0.0) == 0).all()
+
+
+@pytest.mark.parametrize(("queries", "subsets"), [(64, 64), (5, 2), (2, 3)])
+def test_what_confirms_has_no_query_and_no_subset_that_something_was_chosen_on(
+    queries: int, subsets: int
+) -> None:
+    parts = halves(queries, subsets)
+    for axis, count in enumerate((queries, subsets)):
+        chosen, confirming = (list(range(count))[part[axis]] for part in parts.values())
+        assert chosen + confirming == list(range(count))
+        assert 0 <= len(chosen) - len(confirming) <= 1
+
+
+def test_a_bench_of_twice_the_size_confirms_on_what_is_new_alone() -> None:
+    queries, subsets = halves(2 * QUERIES, 2 * SUBSETS)["choosing"]
+    assert list(range(2 * QUERIES))[queries] == list(range(QUERIES))
+    assert list(range(2 * SUBSETS))[subsets] == list(range(SUBSETS))
+
+
+@pytest.mark.parametrize(("queries", "subsets"), [(1, 9), (9, 1)])
+def test_what_cannot_be_halved_has_no_halves(queries: int, subsets: int) -> None:
+    assert halves(queries, subsets) == {}

@@ -115,20 +115,23 @@ def test_specs_that_differ_in_more_than_noise_are_not_compared(
     assert query(path, "SELECT * FROM v_interval_coverage").is_empty()
 
 
-def test_the_calibration_has_each_query_with_its_score_and_its_half(
+def test_the_calibration_has_each_query_with_its_score_on_its_half(
     tables: Tables, tmp_path: Path
 ) -> None:
     names = tables["dim_query"]["query_id"].to_list()
+    halves = [
+        "choosing" if number < len(names) / 2 else "confirming" for number in range(len(names))
+    ]
     figures = pl.DataFrame(
         {
             "evaluation": "datamodel",
-            "subject": names,
+            "subject": names * 2,
             "method_id": "m1",
             "metric": "lds",
-            "value": [0.1 * number for number in range(len(names))],
+            "value": [0.1 * number for number in range(len(names))] + [0.9] * len(names),
             "unit": "",
             "direction": "higher",
-            "detail": "",
+            "detail": halves + [""] * len(names),
         }
     )
     path = database(tables | {"fct_evaluation": figures}, tmp_path)
@@ -137,7 +140,7 @@ def test_the_calibration_has_each_query_with_its_score_and_its_half(
     for row in found:
         number = names.index(row["query_id"])
         assert row["lds"] == pytest.approx(0.1 * number)
-        assert row["half"] == ("choosing" if number % 2 == 0 else "confirming")
+        assert row["half"] == halves[number]
 
 
 def test_evidence_is_the_same_in_sql_as_where_methods_are_held_against_retraining(

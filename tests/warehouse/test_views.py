@@ -173,6 +173,34 @@ def test_the_leaderboard_places_methods_by_direction(tables: Tables, tmp_path: P
     assert rows["place"].to_list() == [2, 1, None, None, 1, 2]
 
 
+def test_the_leaderboard_counts_each_query_of_a_bench_once(tables: Tables, tmp_path: Path) -> None:
+    figures = [
+        {
+            "evaluation": "datamodel",
+            "subject": subject,
+            "method_id": "m1",
+            "metric": "lds",
+            "value": value,
+            "unit": "",
+            "direction": "higher",
+            "detail": detail,
+        }
+        for subject, value, detail in (
+            ("c-000", 0.2, ""),
+            ("c-001", 0.4, ""),
+            ("c-001", 0.9, "confirming"),
+            ("c", 0.9, ""),
+            ("c", 0.9, "choosing"),
+        )
+    ]
+    rows = ask(
+        tmp_path,
+        tables | {"fct_evaluation": pl.DataFrame(figures)},
+        "select value, queries from v_method_leaderboard",
+    )
+    assert rows.rows() == [(pytest.approx(0.3), 2)]
+
+
 def test_versions_of_a_queried_segment_are_found(tables: Tables, tmp_path: Path) -> None:
     tables["dim_track"] = tables["dim_track"].with_columns(
         version_of=pl.when(pl.col("track_id") == "t05").then(pl.lit("t01")),

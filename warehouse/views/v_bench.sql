@@ -1,9 +1,10 @@
 -- The bench: what each method is worth, held against what retraining showed, and what it costs.
 -- lds: linear datamodelling score, with its 95 % interval; its halves are of different queries and
--- subsets. evidence_lds: the same, with what shares are made of in the scores' place. rise: of a
--- query's loss when the most attributed tracks were left out, relative, with its standard error over
--- queries; similar_*: how alike the piece regenerated then is. planted_*: average precision of
--- finding what was made of a held-out excerpt (one track: 1 / its rank).
+-- subsets: the first half of both, and the second. evidence_lds: the same, with what shares are made
+-- of in the scores' place. rise: of a query's loss when the most attributed tracks were left out,
+-- relative, with its standard error over queries; similar_*: how alike the piece regenerated then is.
+-- planted_*: average precision of finding what was made of a held-out excerpt (one track: 1 / its
+-- rank).
 CREATE VIEW v_bench AS
 WITH cohorts AS (
     SELECT cohort, count(*) AS queries FROM dim_query GROUP BY cohort

@@ -106,11 +106,10 @@ def entrants(methods: Iterable[Method], reading: Reading) -> tuple[Method, ...]:
 
 @dataclass(frozen=True)
 class Query:
-    """A query, its half (choosing or confirming), and each method's scores on it, by method id."""
+    """A query, and each method's scores on it, by method id."""
 
     query_id: str
     prompt: str
-    half: str
     evidence_lds: Mapping[str, float]
     lds: Mapping[str, float]
 
@@ -158,14 +157,17 @@ class Cohort:
 
     `settings` are those of `counterfactual` in params.yaml and `steps` the length of a training,
     as the ground truth has them; `settings` is empty and `steps` None where the warehouse does not
-    say. `tracks` are those that the model was trained on, `planted` counts held-out excerpts by
-    what was planted of them, `devices` are those that the scores were computed on. `outdated` are
-    the labels of methods that an earlier version held against retraining, without their evidence.
+    say. `queries` have their scores under all subsets, and those that are `confirming` under that
+    half of the subsets on which nothing was chosen. `tracks` are those that the model was trained
+    on, `planted` counts held-out excerpts by what was planted of them, `devices` are those that the
+    scores were computed on. `outdated` are the labels of methods that an earlier version held
+    against retraining, without their evidence.
     """
 
     name: str
     methods: tuple[Method, ...]
     queries: tuple[Query, ...]
+    confirming: tuple[Query, ...]
     reliabilities: tuple[Reliability, ...]
     coverages: tuple[Coverage, ...]
     stabilities: tuple[Stability, ...]

@@ -54,14 +54,14 @@ class Departure:
 
 
 def what_helped(cohort: Cohort) -> Section | None:
-    """What raised an LDS, by how much, on the queries that nothing was chosen on."""
-    confirming = [query for query in cohort.queries if query.half == "confirming"]
+    """What raised an LDS, by how much, on the queries and subsets that nothing was chosen on."""
+    confirming = cohort.confirming
     if len(confirming) < 2:
         return None
     measured = (
-        f"Differences are means over the {len(confirming)} queries of the confirming half, each "
-        "query’s LDS taken over all subsets; both sides of a difference have the same queries and "
-        "subsets. Intervals are Student’s, of 95 %, of the paired differences over queries. Of 20 "
+        f"Differences are means over the {len(confirming)} queries of the confirming half, under "
+        "its half of the subsets; both sides of a difference have the same queries and subsets. "
+        "Intervals are Student’s, of 95 %, of the paired differences over queries. Of 20 "
         "of them about one excludes 0 by chance alone.",
     )
     found = sorted(

@@ -25,9 +25,10 @@ def how_measured(cohort: Cohort) -> Section:
             else "From how well trainings of the same subset agree, such a method would have an "
             f"LDS of {fixed(cohort.ceiling)}: the noise ceiling."
         ),
-        "Halves: every other query and every other subset are the choosing half, on which settings "
-        "of methods may be chosen; the rest confirm, and nothing is chosen on them. They are a "
-        "quarter of the figures each, so their intervals are wider. Of a method with several "
+        "Halves: the first half of the queries under the first half of the subsets is the choosing "
+        "one, on which settings of methods may be chosen. The other half of the queries under the "
+        "other half of the subsets confirms, and nothing is chosen on it. They are a quarter of "
+        "the figures each, so their intervals are wider. Of a method with several "
         "settings the verdict takes those that are best on the choosing half.",
         "Cost: the seconds and the bytes of unlearning queries, of losses after that and of "
         "scores, per query. What is computed once for all queries (Fisher information, "

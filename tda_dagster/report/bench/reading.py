@@ -68,7 +68,8 @@ class _Reader:
         return Cohort(
             name=name,
             methods=self._methods(name),
-            queries=self._queries(name),
+            queries=self._queries(name, ""),
+            confirming=self._queries(name, "confirming"),
             reliabilities=self._reliabilities(name),
             coverages=self._coverages(name),
             stabilities=self._stabilities(name),
@@ -94,13 +95,14 @@ class _Reader:
         )
         return named([_method(row) for row in rows])
 
-    def _queries(self, cohort: str) -> tuple[Query, ...]:
+    def _queries(self, cohort: str, half: str) -> tuple[Query, ...]:
         rows = self.rows(
-            "SELECT q.query_id, q.prompt, q.query_index, e.method_id, e.metric, e.value "
+            "SELECT q.query_id, q.prompt, e.method_id, e.metric, e.value "
             "FROM fct_evaluation e JOIN dim_query q ON q.query_id = e.subject "
-            "WHERE q.cohort = ? AND e.evaluation = 'datamodel' AND e.detail = '' "
+            "WHERE q.cohort = ? AND e.evaluation = 'datamodel' AND e.detail = ? "
             "AND e.metric IN ('lds', 'evidence_lds') ORDER BY q.query_index, e.method_id",
             cohort,
+            half,
         )
         return tuple(_by_query(rows))
 
@@ -173,7 +175,6 @@ def _lds(row: Mapping[str, Any], reading: Reading) -> Lds:
 def _by_query(rows: Sequence[Mapping[str, Any]]) -> Iterable[Query]:
     asked: dict[str, dict[str, Any]] = {}
     for row in rows:
-        half = "choosing" if row["query_index"] % 2 == 0 else "confirming"
-        new = {"prompt": row["prompt"], "half": half, "evidence_lds": {}, "lds": {}}
+        new = {"prompt": row["prompt"], "evidence_lds": {}, "lds": {}}
         asked.setdefault(row["query_id"], new)[row["metric"]][row["method_id"]] = row["value"]
     return (Query(query_id, **found) for query_id, found in asked.items())
