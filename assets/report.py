@@ -176,6 +176,12 @@ class _Reader:
             "AND detail IN ('', 'timbre')",
             *key,
         )
+        trust = self._rows(
+            "UNPIVOT (SELECT prominence, reliability FROM v_query_reliability "
+            "WHERE query_id = ? AND method_id = ?) "
+            "ON prominence, reliability INTO NAME metric VALUE value",
+            *key,
+        )
         return QueryReport(
             query_id=query["query_id"],
             kind=query["kind"],
@@ -188,7 +194,7 @@ class _Reader:
             ),
             rightsholders=tuple(_share(row) for row in shares),
             scores=np.array([row["score"] for row in scores]),
-            figures={row["metric"]: row["value"] for row in found},
+            figures={row["metric"]: row["value"] for row in trust + found},
         )
 
     def _influence(self, row: dict[str, Any], sound: Sound) -> Influence:

@@ -242,6 +242,7 @@ def _share_rule(settings: ShareSettings) -> pl.DataFrame:
         "threshold_z": [threshold],
         "null_excess": [excess],
         "min_reliability": [settings.min_reliability],
+        "min_prominence": [settings.min_prominence],
     }
     return pl.DataFrame(rule)
 

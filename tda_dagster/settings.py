@@ -252,6 +252,11 @@ class ShareSettings(Section):
     min_reliability: Fraction = Field(
         0.1, description="queries whose scores are less reliable than this are not attributed"
     )
+    min_prominence: Annotated[float, Field(ge=0)] = Field(
+        1.0,
+        description="queries of which no segment stands out this many times as far as noise alone "
+        "would have it are not attributed",
+    )
 
 
 class CounterfactualSettings(Section):

@@ -12,7 +12,7 @@ from warehouse.build import query
 TOP_TRACKS = 3
 
 _QUERIES = """
-SELECT s.query_id, s.method_id, m.label, s.prompt, s.kind, s.unattributed
+SELECT s.query_id, s.method_id, m.label, s.prompt, s.kind, s.prominence
 FROM v_query_summary s JOIN dim_method m USING (method_id)
 WHERE s.cohort = ? AND list_contains(?, s.method_id) ORDER BY s.method_id, s.query_index
 """
@@ -47,6 +47,11 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
         shares = query(database, _SHARES, key)
         named = (f"{escape(name)} {share:.1%}" for name, share in shares.iter_rows())
         console.print("  [dim]whose:[/dim]  " + ", ".join(named), highlight=False)
+        console.print(
+            f"  [dim]the best segment stands out {row['prominence']:.1f} times as far as noise "
+            "would[/dim]",
+            highlight=False,
+        )
     console.print()
     console.print("warehouse  " + _short(workspace, database), highlight=False)
     console.print(

@@ -288,6 +288,7 @@ TABLES = (
             _f("threshold_z", "robust z-score above which a score is evidence"),
             _f("null_excess", "mean of max(0, Z − threshold_z) for standard normal Z"),
             _f("min_reliability", "queries of less reliability are not attributed"),
+            _f("min_prominence", "queries of less prominence are not attributed"),
         ),
     ),
 )
@@ -302,8 +303,10 @@ Shares of a query under a method come from the scores of its training segments:
 2. evidence = max(0, z − threshold_z).
 3. Pure noise leaves evidence too: N segments of standard normal z leave N · null_excess on
    average. unattributed = min(1, N · null_excess / total evidence), and 1 without any evidence.
-4. A query whose scores are less reliable than min_reliability (v_query_reliability: the part of
-   what tells them apart that is more than chance in the draws) is not attributed: unattributed = 1.
+4. A query is not attributed (unattributed = 1) if its scores are less reliable than min_reliability
+   (the part of what tells them apart that is more than chance in the draws), or if the best segment
+   stands out by less than min_prominence times as far as the best of N draws of normal noise would:
+   z < min_prominence · √(2 ln N). Both are in v_query_reliability.
 5. share = (1 − unattributed) · evidence / total evidence.
 
 Shares of tracks, artists, rightsholders and collections are sums of their segments' shares. With

@@ -50,6 +50,8 @@ KINDS = {
 }
 
 FIGURES = {
+    "prominence": ("Prominence", "how far the best segment stands out; noise alone reaches 1"),
+    "reliability": ("Reliability", "the part of the scores' differences that is not chance"),
     "self_influence_rank": ("Rank of the piece itself", "among all segments; 1 is perfect"),
     "relative_weight_change": ("How far the weights moved", "relative to their size"),
     "train_loss_rise": ("Loss rise on the training music", "mean over its segments"),

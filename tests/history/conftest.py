@@ -346,6 +346,7 @@ class _Maker:
                         "threshold_z": [self.wishes.threshold_z],
                         "null_excess": [NULL_EXCESS],
                         "min_reliability": [0.0],
+                        "min_prominence": [0.0],
                     }
                 ),
             }

@@ -79,6 +79,7 @@ def database(
     *,
     full: bool = False,
     min_reliability: float = 0.0,
+    min_prominence: float = 0.0,
     outdated: Sequence[str] = (),
 ) -> Path:
     """A warehouse of a bench; a `full` one knows costs, left-out tracks and planted excerpts, too.
@@ -187,7 +188,7 @@ def database(
             ),
             "share_rule": pl.DataFrame(
                 {"threshold_z": [2.0], "null_excess": [0.0085],
-                 "min_reliability": [min_reliability]}
+                 "min_reliability": [min_reliability], "min_prominence": [min_prominence]}
             ),
             **({"dim_artifact": pl.DataFrame(artifacts)} if full else {}),
         },
@@ -331,7 +332,13 @@ def test_the_best_of_each_column_is_bold(tmp_path: Path) -> None:
 
 def test_what_there_are_no_figures_for_is_not_on_the_page(tmp_path: Path) -> None:
     plain = cohort(database(tmp_path, [Spec("timbre")]))
-    assert titles(plain) == ["All figures", "What helped", "Query by query", "How it was measured"]
+    assert titles(plain) == [
+        "All figures",
+        "What helped",
+        "Query by query",
+        "How sure",
+        "How it was measured",
+    ]
     full = cohort(database(tmp_path, [FIM, Spec("timbre")], full=True))
     assert titles(full) == [
         "Quality against cost",
@@ -382,24 +389,33 @@ def test_evidence_is_compared_with_raw_scores_by_method(tmp_path: Path) -> None:
             "with one below. The mean difference over methods is +0.050.") in text  # fmt: skip
 
 
-def test_answers_below_the_threshold_are_told_from_those_above(tmp_path: Path) -> None:
-    path = database(tmp_path, [FIM, Spec("timbre", family="similarity")], min_reliability=0.6)
+@pytest.mark.parametrize("sign", ["prominence", "reliability"])
+def test_answers_below_a_threshold_are_told_from_those_above(tmp_path: Path, sign: str) -> None:
+    specs = [FIM, Spec("timbre", family="similarity")]
+    path = database(tmp_path, specs, **{f"min_{sign}": 0.6})  # type: ignore[arg-type]
     rows = query(
-        path, "SELECT * FROM v_reliability_calibration WHERE half = 'confirming'"
-    ).to_dicts()
-    above = [row["evidence_lds"] for row in rows if row["reliability"] >= 0.6]
-    below = [row["evidence_lds"] for row in rows if row["reliability"] < 0.6]
-    assert above
-    assert below
+        path,
+        f"SELECT * FROM v_reliability_calibration WHERE half = 'confirming' AND {sign} IS NOT NULL",
+    )
+    above, below = rows.filter(pl.col(sign) >= 0.6), rows.filter(pl.col(sign) < 0.6)
+    assert above.height
+    assert below.height
     text = section(cohort(path), "How sure")
-    assert f"{len(above)} of {len(rows)} answers reach it" in text
-    assert f"is {np.mean(above):.2f}, and that of those that do not {np.mean(below):.2f}" in text
-    # A method without draws has no reliability to calibrate.
-    assert "timbre" not in text
+    assert f"{above.height} of {rows.height} answers reach it" in text
+    means = [part["evidence_lds"].mean() for part in (above, below)]
+    assert "is {:.2f}, and that of those that do not {:.2f}".format(*means) in text
+    found = stats.spearmanr(rows[sign], rows["evidence_lds"]).statistic
+    assert f"correlation is {found:.2f}".replace("-", "−") in text
+    other = ({"prominence", "reliability"} - {sign}).pop()
+    assert f"(shares.min_{other} is 0), so every query is attributed" in text
 
 
-def test_without_draws_nothing_is_said_of_certainty(tmp_path: Path) -> None:
-    assert "How sure" not in titles(cohort(database(tmp_path, [Spec("timbre")])))
+def test_a_method_without_draws_has_no_reliability_to_calibrate(tmp_path: Path) -> None:
+    with_draws = cohort(database(tmp_path / "one", [FIM, Spec("timbre")]))
+    assert section(with_draws, "How sure").count("timbre") == 1  # in the table of prominence
+    without = section(cohort(database(tmp_path / "other", [Spec("timbre")])), "How sure")
+    assert "prominence" in without
+    assert "reliability" not in without
 
 
 def test_two_noise_plans_show_the_coverage_of_intervals(tmp_path: Path) -> None:

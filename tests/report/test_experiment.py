@@ -147,7 +147,12 @@ def database(
             ),
             "fct_score": pl.DataFrame(scores, schema_overrides={"score_se": pl.Float64}),
             "share_rule": pl.DataFrame(
-                {"threshold_z": [2.0], "null_excess": [0.0085], "min_reliability": [0.0]}
+                {
+                    "threshold_z": [2.0],
+                    "null_excess": [0.0085],
+                    "min_reliability": [0.0],
+                    "min_prominence": [0.0],
+                }
             ),
         },
     )  # fmt: skip

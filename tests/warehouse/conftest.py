@@ -102,7 +102,12 @@ def tables() -> dict[str, pl.DataFrame]:
                     }
                 )
     rule = pl.DataFrame(
-        {"threshold_z": [2.0], "null_excess": [0.008490702616829646], "min_reliability": [0.0]}
+        {
+            "threshold_z": [2.0],
+            "null_excess": [0.008490702616829646],
+            "min_reliability": [0.0],
+            "min_prominence": [0.0],
+        }
     )
     return {
         "dim_track": dim_track,

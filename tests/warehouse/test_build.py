@@ -230,6 +230,13 @@ def test_a_missing_database_says_what_to_run(tmp_path: Path) -> None:
 def test_validate_sorts_by_key() -> None:
     rule = validate(
         "share_rule",
-        pl.DataFrame({"null_excess": [0.1], "threshold_z": [2.0], "min_reliability": [0.0]}),
+        pl.DataFrame(
+            {
+                "null_excess": [0.1],
+                "threshold_z": [2.0],
+                "min_reliability": [0.0],
+                "min_prominence": [0.0],
+            }
+        ),
     )
-    assert rule.columns == ["threshold_z", "null_excess", "min_reliability"]
+    assert rule.columns == ["threshold_z", "null_excess", "min_reliability", "min_prominence"]

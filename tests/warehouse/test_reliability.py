@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tda_dagster.attribution.scoring import evidence
+from tda_dagster.attribution.scoring import evidence, robust_z
+from tda_dagster.settings import ShareSettings
 from warehouse.build import build, query
 
 Tables: TypeAlias = dict[str, pl.DataFrame]
@@ -80,6 +81,70 @@ def test_a_query_that_is_not_reliable_enough_is_not_attributed(
     ).to_dicts()
     assert [row["share"] > 0 for row in shares] == [True, False]
     assert shares[1]["unattributed"] == 1
+
+
+def test_prominence_is_that_of_the_best_segment_beside_the_best_of_noise(
+    tables: Tables, tmp_path: Path
+) -> None:
+    path = database(tables, tmp_path)
+    found = query(path, "SELECT * FROM v_query_reliability").to_dicts()
+    assert len(found) == 6
+    for row in found:
+        scores = tables["fct_score"].filter(query_id=row["query_id"], method_id=row["method_id"])
+        z = robust_z(scores["score"].to_numpy())
+        assert row["prominence"] == pytest.approx(z.max() / np.sqrt(2 * np.log(len(z))))
+        assert row["segments"] == len(z)
+
+
+def test_scores_that_are_all_equal_but_one_have_none(tables: Tables, tmp_path: Path) -> None:
+    first = tables["dim_segment"]["segment_id"][0]
+    scores = tables["fct_score"].with_columns(
+        score=pl.when(pl.col("segment_id") == first).then(1.0).otherwise(0.0)
+    )
+    path = database(tables | {"fct_score": scores}, tmp_path)
+    assert query(path, "SELECT max(prominence) FROM v_query_reliability").item() == 0
+
+
+def test_noise_is_not_attributed_and_what_stands_out_of_it_is(
+    tables: Tables, tmp_path: Path
+) -> None:
+    segments, queries = 400, 40
+    names = [f"s{number:03d}" for number in range(segments)]
+    asked = [f"c-{number:03d}" for number in range(queries)]
+    scores = np.random.default_rng(11).normal(size=(queries, segments))
+    scores[1::2, 7] += 9.0  # every other query has a segment that shaped it
+    made = tables | {
+        "dim_segment": _repeated(tables["dim_segment"], "segment_id", names),
+        "dim_query": _repeated(tables["dim_query"], "query_id", asked),
+        "fct_score": pl.DataFrame(
+            {
+                "query_id": np.repeat(asked, segments),
+                "method_id": "m1",
+                "segment_id": names * queries,
+                "score": scores.ravel(),
+                "score_se": None,
+                "rank": (-scores).argsort(axis=1).argsort(axis=1).ravel() + 1,
+            },
+            schema_overrides={"score_se": pl.Float64},
+        ),
+        "share_rule": tables["share_rule"].with_columns(
+            min_prominence=pl.lit(ShareSettings().min_prominence)
+        ),
+    }
+    rows = query(
+        database(made, tmp_path),
+        "SELECT max(unattributed) AS unattributed FROM v_segment_share "
+        "GROUP BY query_id ORDER BY query_id",
+    )["unattributed"].to_numpy()
+    assert (rows[1::2] < 0.6).all()
+    # The universal threshold is passed by noise with a probability of about 1 / sqrt(4 pi ln N).
+    assert (rows[0::2] == 1).mean() > 1 - 2 / np.sqrt(4 * np.pi * np.log(segments))
+
+
+def _repeated(table: pl.DataFrame, key: str, names: list[str]) -> pl.DataFrame:
+    """The first row of a table under other names."""
+    row = table.head(1).drop(key)
+    return row.join(pl.DataFrame({key: names}), how="cross")
 
 
 def test_intervals_of_the_right_size_cover_and_too_small_ones_do_not(

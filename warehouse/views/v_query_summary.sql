@@ -2,7 +2,8 @@
 -- nothing is attributed.
 -- effective_tracks is (sum of track shares)^2 / sum of squared track shares: how many tracks the
 -- attribution is spread over. gini is the Gini coefficient of the track shares: 0 when all training
--- tracks share alike, near 1 when one holds everything.
+-- tracks share alike, near 1 when one holds everything. prominence and reliability are those of
+-- v_query_reliability: where one of them is below its threshold, nothing is attributed.
 CREATE VIEW v_query_summary AS
 WITH ordered AS (
     SELECT
@@ -44,6 +45,8 @@ SELECT
     t.query_id,
     t.method_id,
     t.unattributed,
+    r.prominence,
+    r.reliability,
     t.top_title,
     t.top_track_id,
     t.top_track_share,
@@ -53,4 +56,5 @@ SELECT
     h.top_rightsholder_share
 FROM tracks t
 JOIN holders h USING (query_id, method_id)
+JOIN v_query_reliability r USING (query_id, method_id)
 JOIN dim_query q USING (query_id);

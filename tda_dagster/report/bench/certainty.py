@@ -1,8 +1,10 @@
-"""The section on how sure scores are: whether reliability foretells being right, how far ranks
-could move, and whether intervals hold what they promise."""
+"""The section on how sure scores are: whether prominence and reliability foretell being right, how
+far ranks could move, and whether intervals hold what they promise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -15,18 +17,62 @@ from tda_dagster.report.experiment import Cell, Chart, Table
 
 HALVES = ("choosing", "confirming")
 
+_Known: TypeAlias = tuple[float, Reliability]
+"""An answer, and a sign of it."""
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """What can be known of an answer without retraining, and may foretell whether it is right;
+    below a threshold, a setting, answers are not attributed."""
+
+    name: str
+    meaning: str
+    setting: str
+    threshold: float
+    scale: Literal["linear", "symlog"]
+    of: Callable[[Reliability], float | None]
+
+    def known(self, found: Sequence[Reliability]) -> list[_Known]:
+        """The answers of which it is known, with what it is."""
+        return [(value, each) for each in found if (value := self.of(each)) is not None]
+
+
+def _signs(cohort: Cohort) -> tuple[_Sign, ...]:
+    return (
+        _Sign(
+            "prominence",
+            "how far the best segment stands out of the bulk of segments, as a multiple of how far "
+            "the best of as many draws of noise would",
+            "shares.min_prominence",
+            cohort.min_prominence or 0.0,
+            "symlog",
+            lambda found: found.prominence,
+        ),
+        _Sign(
+            "reliability",
+            "the part of what tells its scores apart that is more than chance in the draws",
+            "shares.min_reliability",
+            cohort.min_reliability or 0.0,
+            "linear",
+            lambda found: found.reliability,
+        ),
+    )
+
 
 def how_sure(cohort: Cohort) -> Section | None:
     """What is known about the uncertainty of scores; None where nothing is."""
     paragraphs: list[str] = []
     tables: list[Table] = []
-    drawn: tuple[Chart, ...] = ()
+    drawn: list[Chart] = []
     names = {method.method_id: method.name for method in cohort.entrants}
-    calibrated = [found for found in cohort.reliabilities if found.method_id in names]
-    if calibrated:
-        paragraphs.append(_calibration_in_words(cohort, calibrated))
-        drawn = (_calibration_chart(cohort, calibrated),)
-        tables.append(_calibration_table(cohort, names, calibrated))
+    answers = [found for found in cohort.reliabilities if found.method_id in names]
+    for sign in _signs(cohort):
+        calibrated = sign.known(answers)
+        if calibrated:
+            paragraphs.append(_calibration_in_words(sign, calibrated))
+            drawn.append(_calibration_chart(sign, calibrated))
+            tables.append(_calibration_table(sign, names, calibrated))
     stable = [found for found in cohort.stabilities if found.method_id in names]
     if stable:
         paragraphs.append(
@@ -59,77 +105,73 @@ def how_sure(cohort: Cohort) -> Section | None:
         )
     if not paragraphs:
         return None
-    return Section("How sure", tuple(paragraphs), drawn, tables=tuple(tables))
+    return Section("How sure", tuple(paragraphs), tuple(drawn), tables=tuple(tables))
 
 
-def _calibration_in_words(cohort: Cohort, calibrated: Sequence[Reliability]) -> str:
-    threshold = cohort.min_reliability
+def _calibration_in_words(sign: _Sign, calibrated: Sequence[_Known]) -> str:
     said = (
-        "A query’s reliability is the part of what tells its scores apart that is more than chance "
-        "in the draws. It is worth something if queries of higher reliability have a higher LDS. "
+        f"A query’s {sign.name} is {sign.meaning}. It is worth something if queries of more "
+        f"{sign.name} have a higher LDS. "
     )
-    if not threshold:
-        return said + (
-            "No threshold is set (shares.min_reliability is 0), so every query is attributed."
-        )
+    confirming = _half(calibrated, "confirming")
+    if not confirming:
+        return said + "There are no queries in the confirming half to try it on."
     said += (
-        f"Below the threshold, shares.min_reliability = {threshold:g}, a query is not attributed. "
+        "On the confirming half, all methods together, the correlation is "
+        f"{fixed(_rank_correlation(confirming))}. "
     )
-    confirming = [found for found in calibrated if found.half == "confirming"]
-    above, below = _kept(confirming, threshold)
+    if not sign.threshold:
+        return said + f"No threshold is set ({sign.setting} is 0), so every query is attributed."
+    above, below = _kept(confirming, sign.threshold)
     return said + (
-        f"On the confirming half, all methods together, {len(above)} of {len(confirming)} answers "
-        f"reach it; their mean LDS of evidence is {fixed(_mean(above))}, and that of those that do "
-        f"not {fixed(_mean(below))}."
-        if confirming
-        else "There are no queries in the confirming half to try it on."
+        f"Below the threshold, {sign.setting} = {sign.threshold:g}, a query is not attributed: "
+        f"{len(above)} of {len(confirming)} answers reach it; their mean LDS of evidence is "
+        f"{fixed(_mean(above))}, and that of those that do not {fixed(_mean(below))}."
     )
 
 
-def _calibration_chart(cohort: Cohort, calibrated: Sequence[Reliability]) -> Chart:
-    halves = {half: [found for found in calibrated if found.half == half] for half in HALVES}
+def _calibration_chart(sign: _Sign, calibrated: Sequence[_Known]) -> Chart:
     groups = {
         f"{half} half": (
-            np.array([found.reliability for found in part]),
-            np.array([found.evidence_lds for found in part]),
+            np.array([value for value, _ in part]),
+            np.array([found.evidence_lds for _, found in part]),
         )
-        for half, part in halves.items()
-        if part
+        for half in HALVES
+        if (part := _half(calibrated, half))
     }
-    threshold = cohort.min_reliability
     return Chart(
-        "LDS of evidence by reliability: each query of each method, pale, and means of equally "
+        f"LDS of evidence by {sign.name}: each query of each method, pale, and means of equally "
         "many ± standard error",
         "; ".join(
-            f"{name}: mean LDS of evidence {fixed(float(y.mean()))} at a mean reliability of "
-            f"{fixed(float(x.mean()))}"
+            f"{name}: mean LDS of evidence {fixed(float(y.mean()))} at a median {sign.name} of "
+            f"{fixed(float(np.median(x)))}"
             for name, (x, y) in groups.items()
         ),
         partial(
             charts.calibration,
             groups,
-            "reliability",
+            sign.name,
             "LDS of evidence",
-            threshold=(f"threshold, {threshold:g}", threshold) if threshold else None,
+            threshold=(f"threshold, {sign.threshold:g}", sign.threshold)
+            if sign.threshold
+            else None,
+            scale=sign.scale,
         ),
     )
 
 
-def _calibration_table(
-    cohort: Cohort, names: dict[str, str], calibrated: Sequence[Reliability]
-) -> Table:
-    threshold = cohort.min_reliability or 0.0
+def _calibration_table(sign: _Sign, names: dict[str, str], calibrated: Sequence[_Known]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for method_id, name in names.items():
-        own = [found for found in calibrated if found.method_id == method_id]
+        own = [(value, found) for value, found in calibrated if found.method_id == method_id]
         if not own:
             continue
-        halves = [[found for found in own if found.half == half] for half in HALVES]
-        above, below = _kept(halves[1], threshold)
+        halves = [_half(own, half) for half in HALVES]
+        above, below = _kept(halves[1], sign.threshold)
         rows.append(
             (
                 name,
-                fixed(_mean([found.reliability for found in own])),
+                fixed(float(np.median([value for value, _ in own]))),
                 *(fixed(_rank_correlation(half)) for half in halves),
                 f"{100 * len(above) / len(halves[1]):.0f} %" if halves[1] else "–",
                 fixed(_mean(above)),
@@ -137,11 +179,11 @@ def _calibration_table(
             )
         )
     return Table(
-        "Does reliability foretell the LDS of evidence? Correlations are by ranks over queries; "
-        "what is attributed, and its mean LDS, are of the confirming half",
+        f"Does {sign.name} foretell the LDS of evidence? Its median, and correlations by ranks "
+        "over queries; what is attributed, and its mean LDS, are of the confirming half",
         (
             "method",
-            "reliability",
+            sign.name,
             *(f"correlation, {half}" for half in HALVES),
             "attributed",
             "LDS of these",
@@ -172,19 +214,24 @@ def _stability_table(names: dict[str, str], stable: Sequence[Stability]) -> Tabl
     )
 
 
-def _kept(found: Sequence[Reliability], threshold: float) -> tuple[list[float], list[float]]:
-    """The LDS of evidence of queries that are reliable enough, and of those that are not."""
-    above = [each.evidence_lds for each in found if each.reliability >= threshold]
-    return above, [each.evidence_lds for each in found if each.reliability < threshold]
+def _half(calibrated: Sequence[_Known], half: str) -> list[_Known]:
+    return [(value, found) for value, found in calibrated if found.half == half]
+
+
+def _kept(calibrated: Sequence[_Known], threshold: float) -> tuple[list[float], list[float]]:
+    """The LDS of evidence of the answers that reach a threshold, and of those that do not."""
+    above = [found.evidence_lds for value, found in calibrated if value >= threshold]
+    return above, [found.evidence_lds for value, found in calibrated if value < threshold]
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _rank_correlation(found: Sequence[Reliability]) -> float | None:
+def _rank_correlation(calibrated: Sequence[_Known]) -> float | None:
     """Spearman's; None where one of the two has no order."""
-    one, other = [f.reliability for f in found], [f.evidence_lds for f in found]
+    one = [value for value, _ in calibrated]
+    other = [found.evidence_lds for _, found in calibrated]
     if len(set(one)) < 2 or len(set(other)) < 2:
         return None
     return float(stats.spearmanr(one, other).statistic)

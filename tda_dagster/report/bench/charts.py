@@ -4,6 +4,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -213,10 +214,12 @@ def calibration(
     upward: str,
     *,
     threshold: tuple[str, float] | None = None,
+    scale: Literal["linear", "symlog"] = "linear",
     look: Look,
 ) -> bytes:
     """Points (x, y) of several groups, pale, and for each group the mean of y over parts of equal
-    size along x, with its standard error; `threshold` is a named place across."""
+    size along x, with its standard error; `threshold` is a named place across. On a scale of
+    "symlog" x is linear up to 1 and logarithmic from there."""
     with drawing(1.25 * look.width, 3.0, look) as (figure, axes):
         axes.axhline(0, color=look.ink, linewidth=0.8, zorder=0)
         for number, (name, (x, y)) in enumerate(groups.items()):
@@ -225,13 +228,16 @@ def calibration(
             parts = np.array_split(np.argsort(x, kind="stable"), max(1, min(BINS, len(x) // LEAST)))
             errors = [y[p].std(ddof=1) / np.sqrt(len(p)) if len(p) > 1 else 0.0 for p in parts]
             axes.errorbar(
-                [x[p].mean() for p in parts], [y[p].mean() for p in parts], errors,
+                [np.median(x[p]) for p in parts], [y[p].mean() for p in parts], errors,
                 fmt=f"{mark}-", color=colour, markersize=5, linewidth=1.1, elinewidth=0.9,
                 label=literal(name),
             )  # fmt: skip
         if threshold is not None:
             name, place = threshold
             axes.axvline(place, color=look.ink, linewidth=0.9, linestyle="--", label=literal(name))
+        if scale == "symlog":
+            axes.set_xscale("symlog", linthresh=1)
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(across, fontsize=8)
         axes.set_ylabel(upward, fontsize=8)
         figure.legend(fontsize=7, frameon=False, loc="outside upper center", ncols=3)

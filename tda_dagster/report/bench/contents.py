@@ -116,11 +116,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Reliability:
-    """How reliable a method's scores of a query are, and what they foretell."""
+    """How reliable a method's scores of a query are (None without draws) and how far the best of
+    them stands out, and what they foretell."""
 
     method_id: str
     half: str
-    reliability: float
+    reliability: float | None
+    prominence: float
     evidence_lds: float
 
 
@@ -173,6 +175,7 @@ class Cohort:
     stabilities: tuple[Stability, ...]
     threshold_z: float | None
     min_reliability: float | None
+    min_prominence: float | None
     tracks: int
     planted: Mapping[str, int]
     settings: Mapping[str, Any]

@@ -59,7 +59,7 @@ class _Reader:
             "AND asset = 'attribution/scores' AND split_part(partition, '|', 1) = ? ORDER BY 1",
             name,
         )
-        rule = next(iter(self.rows("SELECT threshold_z, min_reliability FROM share_rule")), {})
+        rule = next(iter(self.rows("SELECT * FROM share_rule")), {})
         outdated = self.rows(
             "SELECT label FROM v_bench WHERE cohort = ? AND evidence_lds IS NULL "
             "ORDER BY label, method_id",
@@ -75,6 +75,7 @@ class _Reader:
             stabilities=self._stabilities(name),
             threshold_z=rule.get("threshold_z"),
             min_reliability=rule.get("min_reliability"),
+            min_prominence=rule.get("min_prominence"),
             tracks=train["tracks"],
             planted={row["version_kind"]: row["excerpts"] for row in planted},
             settings=config.get("counterfactual", {}),
@@ -108,8 +109,9 @@ class _Reader:
 
     def _reliabilities(self, cohort: str) -> tuple[Reliability, ...]:
         rows = self.rows(
-            "SELECT method_id, half, reliability, evidence_lds FROM v_reliability_calibration "
-            "WHERE cohort = ? AND evidence_lds IS NOT NULL ORDER BY method_id, query_id",
+            "SELECT method_id, half, reliability, prominence, evidence_lds "
+            "FROM v_reliability_calibration WHERE cohort = ? AND evidence_lds IS NOT NULL "
+            "ORDER BY method_id, query_id",
             cohort,
         )
         return tuple(Reliability(**row) for row in rows)
