@@ -1,7 +1,7 @@
 """Second copies of the model, for computing by hand what the library computes."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tda_dagster.attribution.features import GradientSpec, TrainingCheckpoint
     from tda_dagster.attribution.fisher import FisherSum
     from tda_dagster.diffusion.latents import LatentSegments
     from tda_dagster.diffusion.model import MusicModel
@@ -59,12 +60,27 @@ def gradient_by_hand() -> "Callable[..., dict[str, Tensor]]":
 
 
 @dataclass
-class MadeMaterial:
-    """The `Material` of a study that is a few segments."""
+class Study:
+    """The `Material` of a study that is a few segments, with two checkpoints and the base model."""
 
     model: "MusicModel"
     fisher: "FisherSum"
     train: "LatentSegments"
+    earlier: "dict[int, MusicModel]"
+
+    @property
+    def checkpoints(self) -> "tuple[TrainingCheckpoint, ...]":
+        from tda_dagster.attribution.features import TrainingCheckpoint
+
+        return tuple(TrainingCheckpoint(step, 0.1 * step) for step in self.earlier)
+
+    def model_at(self, checkpoint: "TrainingCheckpoint | None") -> "MusicModel":
+        return self.model if checkpoint is None else self.earlier[checkpoint.step]
+
+    def features(
+        self, spec: "GradientSpec", checkpoint: "TrainingCheckpoint | None" = None
+    ) -> "Tensor":
+        return spec.features(self.model_at(checkpoint), self.train)
 
     def embedding(self, name: str) -> "Embedding":
         raise AssertionError(f"{name}: these methods hear nothing")
@@ -73,12 +89,38 @@ class MadeMaterial:
 
 
 @pytest.fixture(scope="module")
-def material(model: "MusicModel", segments: "LatentSegments") -> MadeMaterial:
+def make_study(
+    spectral_folder: Path, segments: "LatentSegments"
+) -> "Callable[[MusicModel, str], Study]":
+    """`make_study(model, device)`: a study of a model that is on that device."""
+    import torch
+
     from tda_dagster.attribution.fisher import estimate_fisher
     from tda_dagster.diffusion.noise import NoisePlan
+    from tda_dagster.diffusion.opening import open_model
 
-    fisher = estimate_fisher(model, segments, NoisePlan(draws=2, seed=1))
-    return MadeMaterial(model, fisher, segments)
+    def make(model: "MusicModel", device: str) -> Study:
+        earlier = {}
+        for step in (2, 5):
+            at = open_model(spectral_folder, device)
+            with torch.no_grad():
+                for parameter in at.denoiser.parameters():
+                    parameter *= 1 - 0.05 * step
+            earlier[step] = at
+        fisher = estimate_fisher(model, segments, NoisePlan(draws=2, seed=1))
+        return Study(model, fisher, segments, earlier)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def study(model: "MusicModel", make_study: "Callable[[MusicModel, str], Study]") -> Study:
+    return make_study(model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def queries(make_segments: "Callable[..., LatentSegments]") -> "LatentSegments":
+    return replace(make_segments(2, seed=8), segment_ids=("q0", "q1"))
 
 
 @pytest.fixture

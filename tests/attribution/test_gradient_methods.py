@@ -1,7 +1,7 @@
 """Gradient features against a loop of backward passes, and the methods against their formulas."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,18 +12,21 @@ from tda_dagster.attribution.ekfac import LayerGradient, kronecker_factors, laye
 from tda_dagster.attribution.features import (
     DRAW_WEIGHTS,
     GradientSpec,
-    TrainingCheckpoint,
     gradient_features,
     random_projection,
     whole,
 )
-from tda_dagster.attribution.fisher import FisherSum, estimate_fisher
 from tda_dagster.attribution.influence import (
     inner_products,
     kernel_direction,
     kernel_influence,
 )
-from tda_dagster.attribution.methods import JointScoringSpec, UnlearningSpec, method_class
+from tda_dagster.attribution.methods import (
+    JointScoringSpec,
+    Material,
+    UnlearningSpec,
+    method_class,
+)
 from tda_dagster.attribution.methods.gradient_influence import GradientInfluenceSpec
 from tda_dagster.attribution.similarity import cosine
 from tda_dagster.attribution.sweep import sweep
@@ -196,46 +199,6 @@ def test_it_points_at_the_same_segments_as_inner_products_when_damping_is_large(
     torch.testing.assert_close(found / found.norm(), plain / plain.norm(), rtol=1e-5, atol=1e-8)
 
 
-@dataclass
-class Study:
-    """The `Material` of gradient methods: two checkpoints, and the base model."""
-
-    model: MusicModel
-    fisher: FisherSum
-    train: LatentSegments
-    earlier: dict[int, MusicModel]
-
-    @property
-    def checkpoints(self) -> tuple[TrainingCheckpoint, ...]:
-        return tuple(TrainingCheckpoint(step, 0.1 * step) for step in self.earlier)
-
-    def model_at(self, checkpoint: TrainingCheckpoint | None) -> MusicModel:
-        return self.model if checkpoint is None else self.earlier[checkpoint.step]
-
-    def features(self, spec: GradientSpec, checkpoint: TrainingCheckpoint | None = None) -> Tensor:
-        return spec.features(self.model_at(checkpoint), self.train)
-
-
-@pytest.fixture(scope="module")
-def study(model: MusicModel, segments: LatentSegments, spectral_folder) -> Study:  # type: ignore[no-untyped-def]
-    from tda_dagster.diffusion.opening import open_model
-
-    fisher = estimate_fisher(model, segments, NoisePlan(draws=2, seed=1))
-    earlier = {}
-    for step in (2, 5):
-        at = open_model(spectral_folder)
-        with torch.no_grad():
-            for parameter in at.denoiser.parameters():
-                parameter *= 1 - 0.05 * step
-        earlier[step] = at
-    return Study(model, fisher, segments, earlier)
-
-
-@pytest.fixture(scope="module")
-def queries(make_segments: Callable[..., LatentSegments]) -> LatentSegments:
-    return replace(make_segments(2, seed=8), segment_ids=("q0", "q1"))
-
-
 SETTINGS = overridden(
     Settings(),
     {
@@ -266,7 +229,7 @@ def floor(features: Tensor) -> Tensor:
     return features.square().sum() / len(features) * torch.eye(features.shape[1]).double()
 
 
-def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> None:
+def test_each_method_is_its_formula(study: Material, queries: LatentSegments) -> None:
     pieces = (queries, study.train)
     g, everything = vectors_of(study.model, pieces)
     energy_g, energy = vectors_of(study.model, pieces, "energy")
@@ -302,14 +265,14 @@ def test_each_method_is_its_formula(study: Study, queries: LatentSegments) -> No
 
 @pytest.mark.parametrize("name", ["tracin", "trajectory_influence"])
 def test_a_model_without_stored_checkpoints_is_refused_with_a_way_out(
-    name: str, study: Study, queries: LatentSegments
+    name: str, study: Material, queries: LatentSegments
 ) -> None:
     with pytest.raises(TdaError, match=f"{name}: .*kernel_influence"):
         spec_of(name).score(replace(study, earlier={}), queries)  # type: ignore[arg-type]
 
 
 def test_fisher_influence_is_the_derivative_of_unlearning(
-    study: Study, queries: LatentSegments
+    study: Material, queries: LatentSegments
 ) -> None:
     """The central difference of losses along a tiny unlearning step, per unit of its rate."""
     method = method_class("fisher_influence").of(SETTINGS)
@@ -336,7 +299,7 @@ def test_fisher_influence_is_the_derivative_of_unlearning(
 
 
 def test_kernel_unlearning_steps_along_the_direction_and_as_far_as_asked(
-    study: Study, queries: LatentSegments
+    study: Material, queries: LatentSegments
 ) -> None:
     method = method_class("kernel_unlearning").of(SETTINGS)
     assert isinstance(method, UnlearningSpec)
@@ -356,7 +319,7 @@ def test_kernel_unlearning_steps_along_the_direction_and_as_far_as_asked(
 
 
 def test_ekfac_influence_is_the_factored_inverse_between_mean_gradients(
-    study: Study, queries: LatentSegments
+    study: Material, queries: LatentSegments
 ) -> None:
     method = spec_of("ekfac_influence")
     options = method.gradients  # type: ignore[attr-defined]
@@ -380,7 +343,7 @@ def test_ekfac_influence_is_the_factored_inverse_between_mean_gradients(
 
 @pytest.mark.parametrize("name", ["grad_dot", "trak", "d_trak", "tracin", "trajectory_influence"])
 def test_samples_are_the_scores_of_the_draws_alone(
-    name: str, study: Study, queries: LatentSegments
+    name: str, study: Material, queries: LatentSegments
 ) -> None:
     """With one draw asked about at a time, and segments as they are: their mean is the score."""
     spec = spec_of(name)
@@ -392,7 +355,7 @@ def test_samples_are_the_scores_of_the_draws_alone(
 
 
 def test_the_spread_of_samples_is_that_of_other_draws(
-    study: Study, queries: LatentSegments
+    study: Material, queries: LatentSegments
 ) -> None:
     """Scores under other draws lie as far apart as the standard error of one says."""
     many = overridden(SETTINGS, {"gradients.draws": 16, "gradients.draw_weights": "unit_norm"}, "t")
@@ -409,7 +372,7 @@ def test_the_spread_of_samples_is_that_of_other_draws(
 
 
 def test_an_ensemble_shares_the_checkpoints_of_its_unlearning(
-    study: Study, queries: LatentSegments
+    study: Material, queries: LatentSegments
 ) -> None:
     ensemble = method_class("unlearning_ensemble").of(SETTINGS)
     alone = method_class("fim_unlearning").of(SETTINGS)

@@ -54,20 +54,18 @@ def distance_by_hand(
 
 
 def test_lpips_is_the_mean_distance_of_unit_activations(
-    material: Material, segments: LatentSegments, make_segments: Callable[..., LatentSegments]
+    study: Material, segments: LatentSegments, make_segments: Callable[..., LatentSegments]
 ) -> None:
     spec, queries = Lpips(batch_size=3), make_segments(3, seed=8)
-    scores = spec.score(material, queries, segments)
+    scores = spec.score(study, queries, segments)
     assert scores.shape == (3, len(segments))
     for q, s in ((0, 0), (1, 4), (2, 1)):
-        by_hand = distance_by_hand(material.model, spec, queries.take([q]), segments.take([s]))
+        by_hand = distance_by_hand(study.model, spec, queries.take([q]), segments.take([s]))
         assert float(scores[q, s]) == pytest.approx(-by_hand, abs=1e-5)
 
 
-def test_lpips_of_a_segment_with_itself_is_zero(
-    material: Material, segments: LatentSegments
-) -> None:
-    scores = Lpips().score(material, segments, segments)
+def test_lpips_of_a_segment_with_itself_is_zero(study: Material, segments: LatentSegments) -> None:
+    scores = Lpips().score(study, segments, segments)
     assert torch.allclose(scores.diagonal(), torch.zeros(len(segments)).double(), atol=1e-5)
     assert torch.allclose(scores, scores.T, atol=1e-5)
     assert float(scores.max()) < 1e-5
@@ -75,12 +73,12 @@ def test_lpips_of_a_segment_with_itself_is_zero(
 
 
 def test_lpips_holds_one_batch_of_segments_at_a_time(
-    material: Material,
+    study: Material,
     model: MusicModel,
     segments: LatentSegments,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = Lpips().score(material, segments.take([0]), segments)
+    whole = Lpips().score(study, segments.take([0]), segments)
     width = model.weights([model.output_layer])[model.output_layer].shape[1]
     flat = segments.latents.shape[2] * width
     held: list[int] = []
@@ -92,14 +90,14 @@ def test_lpips_holds_one_batch_of_segments_at_a_time(
         return compute(self, *rows)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(model), "activations", watched)
-    scores = Lpips(batch_size=2).score(material, segments.take([0]), segments)
+    scores = Lpips(batch_size=2).score(study, segments.take([0]), segments)
     # Pieces whose activations are held: the query and no more than a batch, in every block.
     assert 0 < max(held) <= (1 + 2) * len(model.blocks) < len(segments) * len(model.blocks)
     assert torch.allclose(scores, whole, atol=1e-5)
 
 
 def test_representer_is_the_product_of_gradients_of_the_output_layer(
-    material: Material,
+    study: Material,
     twin: MusicModel,
     segments: LatentSegments,
     gradient_by_hand: Callable[..., dict[str, torch.Tensor]],
@@ -121,17 +119,17 @@ def test_representer_is_the_product_of_gradients_of_the_output_layer(
         )
 
     expected = gradients(queries) @ gradients(segments).T
-    found = spec.score(material, queries, segments)
+    found = spec.score(study, queries, segments)
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-6 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("spec", [Lpips(batch_size=3), Representer(draws=2, batch_size=3)])
 def test_a_score_does_not_depend_on_the_rest_of_the_shard(
-    material: Material, segments: LatentSegments, spec: Lpips | Representer
+    study: Material, segments: LatentSegments, spec: Lpips | Representer
 ) -> None:
     queries = segments.take([0, 1])
-    whole = spec.score(material, queries, segments)
-    parts = [spec.score(material, queries, segments.take(p)) for p in ([0, 1, 2], [3, 4, 5, 6])]
+    whole = spec.score(study, queries, segments)
+    parts = [spec.score(study, queries, segments.take(p)) for p in ([0, 1, 2], [3, 4, 5, 6])]
     assert torch.allclose(whole, torch.cat(parts, dim=1), rtol=1e-4, atol=1e-5)
 
 

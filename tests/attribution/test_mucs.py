@@ -32,14 +32,14 @@ def loss_of(model: MusicModel, query: LatentSegments, spec: Mucs, delta: object)
 
 
 def test_it_stops_at_its_bound_and_says_so(
-    material: Material, model: MusicModel, query: LatentSegments, monkeypatch: pytest.MonkeyPatch
+    study: Material, model: MusicModel, query: LatentSegments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The model of this test is untrained itself, so the null loss is put above what it has.
     before = loss_of(model, query, mucs(), {})
     null = 1.5 * before
     monkeypatch.setattr(Mucs, "_null_loss", lambda *_: null)
     spec = mucs(bound=0.7, learning_rate=3e-3, ascent_weight=2.0)
-    result = spec.unlearn(material, query)
+    result = spec.unlearn(study, query)
     assert result.stopped.startswith(f"bound reached after {len(result.query_losses) - 1} steps")
     *below, last = result.query_losses
     assert below
@@ -60,19 +60,19 @@ def test_the_null_loss_is_that_of_weights_that_were_never_trained(
     assert spec._null_loss(model, query, plan) == pytest.approx(expected, rel=1e-6)
 
 
-def test_it_stops_at_its_last_step_and_says_so(material: Material, query: LatentSegments) -> None:
-    result = mucs(max_steps=2, bound=100.0).unlearn(material, query)
+def test_it_stops_at_its_last_step_and_says_so(study: Material, query: LatentSegments) -> None:
+    result = mucs(max_steps=2, bound=100.0).unlearn(study, query)
     assert len(result.query_losses) == 3
     assert result.stopped.startswith("max_steps (2) done")
 
 
 def test_there_is_no_ascent_beyond_the_null_loss(
-    material: Material, model: MusicModel, query: LatentSegments, monkeypatch: pytest.MonkeyPatch
+    study: Material, model: MusicModel, query: LatentSegments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With a null loss of almost nothing, only the retain loss is left: λ must not matter.
     monkeypatch.setattr(Mucs, "_null_loss", lambda *_: 1e-6)
     results = [
-        mucs(max_steps=2, bound=1e9, ascent_weight=weight).unlearn(material, query)
+        mucs(max_steps=2, bound=1e9, ascent_weight=weight).unlearn(study, query)
         for weight in (0.2, 50.0)
     ]
     for name, delta in results[0].delta.items():
@@ -80,36 +80,36 @@ def test_there_is_no_ascent_beyond_the_null_loss(
 
 
 def test_a_query_that_is_at_the_bound_already_is_named(
-    material: Material, query: LatentSegments
+    study: Material, query: LatentSegments
 ) -> None:
     with pytest.raises(UnlearningError, match=rf"{query.segment_ids[0]}.*mucs\.bound"):
-        mucs(bound=1e-3).unlearn(material, query)
+        mucs(bound=1e-3).unlearn(study, query)
 
 
 def test_a_loss_that_is_not_finite_any_more_is_named(
-    material: Material, query: LatentSegments
+    study: Material, query: LatentSegments
 ) -> None:
     with pytest.raises(UnlearningError, match=r"after 1 steps.*mucs\.learning_rate"):
-        mucs(bound=1e30, learning_rate=1e30).unlearn(material, query)
+        mucs(bound=1e30, learning_rate=1e30).unlearn(study, query)
 
 
-def test_one_step_is_adam_on_the_stated_loss(material: Material, query: LatentSegments) -> None:
+def test_one_step_is_adam_on_the_stated_loss(study: Material, query: LatentSegments) -> None:
     # Adam's first step moves every weight by the learning rate against the gradient's sign.
     rate = 1e-3
-    result = mucs(max_steps=1, bound=100.0, learning_rate=rate).unlearn(material, query)
+    result = mucs(max_steps=1, bound=100.0, learning_rate=rate).unlearn(study, query)
     moved = torch.cat([delta.flatten().abs() for delta in result.delta.values()])
     assert float(moved.max()) == pytest.approx(rate, rel=1e-2)
     assert float(moved.median()) == pytest.approx(rate, rel=1e-2)
 
 
-def test_two_runs_give_the_same_bytes(material: Material, query: LatentSegments) -> None:
-    first, second = (mucs(max_steps=2, bound=100.0).unlearn(material, query) for _ in range(2))
+def test_two_runs_give_the_same_bytes(study: Material, query: LatentSegments) -> None:
+    first, second = (mucs(max_steps=2, bound=100.0).unlearn(study, query) for _ in range(2))
     assert first.query_losses == second.query_losses
     assert all(torch.equal(first.delta[name], second.delta[name]) for name in first.delta)
 
 
 def test_only_the_layer_group_moves(
-    material: Material, model: MusicModel, query: LatentSegments
+    study: Material, model: MusicModel, query: LatentSegments
 ) -> None:
-    result = mucs(max_steps=1, bound=100.0, layer_group="cross_attention").unlearn(material, query)
+    result = mucs(max_steps=1, bound=100.0, layer_group="cross_attention").unlearn(study, query)
     assert set(result.delta) == set(model.layer_group("cross_attention"))
