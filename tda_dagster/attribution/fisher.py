@@ -71,7 +71,8 @@ def estimate_fisher(
     mask_padding: bool = True,
     batch_size: int = 16,
 ) -> FisherSum:
-    """Accumulate squared per-example gradients over the segments' draws, in float64."""
+    """Accumulate squared per-example gradients over the segments' draws, in float64; the sums are
+    on the processor, wherever the model is."""
     names = model.layer_group(layer_group)
     sums = {n: torch.zeros_like(w, dtype=torch.float64) for n, w in model.weights(names).items()}
     for gradients in per_example_gradients(
@@ -79,7 +80,7 @@ def estimate_fisher(
     ):
         for name, gradient in gradients.items():
             sums[name] += gradient.double().square().sum(dim=0)
-    return FisherSum(sums, len(segments), len(plan.indices))
+    return FisherSum({n: s.cpu() for n, s in sums.items()}, len(segments), len(plan.indices))
 
 
 def add_fisher(parts: Iterable[FisherSum]) -> FisherSum:
