@@ -130,7 +130,7 @@ LDS            rank correlation of what the raw scores foretell
 loss left out  rise of a query's loss when its most attributed tracks are left out of training
 planted        average precision of finding what was made of a held-out excerpt"""
 _BENCH = "SELECT * FROM v_bench ORDER BY cohort, evidence_lds DESC NULLS LAST, lds DESC, method_id"
-
+CONFIRMED = "evidence_lds_confirming"
 
 BENCH_WIDTH = 170
 """A row of the verdict is a line of at least so many characters, whatever the terminal: squeezed
@@ -154,12 +154,12 @@ def print_bench(workspace: Workspace, console: Console) -> None:
     ):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        known = row["evidence_lds"] is not None
+        known, halved = (row[name] is not None for name in ("evidence_lds", CONFIRMED))
         table.add_row(
             escape(row["label"]),
             f"{row['evidence_lds']:.3f}" if known else "–",
             f"{row['evidence_lds_low']:+.2f} to {row['evidence_lds_high']:+.2f}" if known else "–",
-            f"{row['evidence_lds_confirming']:.3f}" if known else "–",
+            f"{row[CONFIRMED]:.3f}" if halved else "–",
             f"{row['lds']:.3f}",
             "–" if row["rise"] is None else f"{row['rise']:+.2%} ± {row['rise_se']:.2%}",
             "–" if row["planted"] is None else f"{row['planted']:.2f}",

@@ -81,9 +81,11 @@ def database(
     min_reliability: float = 0.0,
     min_prominence: float = 0.0,
     outdated: Sequence[str] = (),
+    halved: bool = True,
 ) -> Path:
     """A warehouse of a bench; a `full` one knows costs, left-out tracks and planted excerpts, too.
-    Of the `outdated` specs there is no evidence."""
+    Of the `outdated` specs there is no evidence; one that is not `halved` has nothing to choose and
+    to confirm on."""
     rng = np.random.default_rng(5)
     columns = ("title", "artist", "rightsholder", "composer", "collection", "key", "instruments")
     text = dict.fromkeys((*columns, "caption", "licence", "audio"), "x")
@@ -113,6 +115,7 @@ def database(
         for spec in specs
         for figure in spec.figures()
         if not (spec.method_id in outdated and figure[1].startswith("evidence"))
+        if halved or not figure[3]
     ]
     figures += [
         ("attribution", spec.method_id, f"c-{i:03d}", "interval_coverage", 0.9 + i / 100, "halves")
@@ -487,3 +490,18 @@ def test_the_terminal_has_the_order_and_the_figures_of_evidence(tmp_path: Path) 
     assert [line.split("  ")[0] for line in rows] == ["FIM unlearning", "timbre", "melody"]
     assert re.search(r"0\.500 +\+0\.40 to \+0\.60 +0\.450 +0\.100", rows[0])
     assert re.search(r"melody +– +– +– +0\.100", rows[2])
+
+
+def test_a_bench_that_cannot_be_halved_says_what_it_has(tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    workspace = Workspace(study)
+    workspace.database.parent.mkdir(parents=True)
+    specs = [FIM, Spec("timbre"), Spec("timbre", (0.3, 0.2, 0.4), settings="other")]
+    database(tmp_path, specs, full=True, halved=False).rename(workspace.database)
+    out = io.StringIO()
+    print_bench(workspace, Console(file=out, width=160))
+    assert re.search(r"0\.500 +\+0\.40 to \+0\.60 +– +0\.100", out.getvalue())
+    found = cohort(workspace.database)
+    assert found.entrants[0].name == "FIM unlearning"
+    assert "What helped" not in titles(found)
+    assert "confirmed</th>" not in bench.render_bench(bench.read_bench(workspace.database))

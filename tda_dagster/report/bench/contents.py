@@ -23,15 +23,16 @@ FAMILIES = ("unlearning", "gradient", "similarity", "peer", "control")
 
 @dataclass(frozen=True)
 class Lds:
-    """A linear datamodelling score with its interval of 95 %, and what it is on the halves."""
+    """A linear datamodelling score with its interval of 95 %, and what it is on the halves, which
+    a single query or subset has none of."""
 
     value: float
     low: float
     high: float
-    choosing: float
-    confirming: float
-    confirming_low: float
-    confirming_high: float
+    choosing: float | None
+    confirming: float | None
+    confirming_low: float | None
+    confirming_high: float | None
 
     def __str__(self) -> str:
         return f"{fixed(self.value)} (95 % interval {between(self.low, self.high)})"
@@ -39,6 +40,11 @@ class Lds:
     def overlaps(self, other: "Lds") -> bool:
         """Whether the two intervals have a value in common."""
         return self.low <= other.high and other.low <= self.high
+
+    @property
+    def to_choose_by(self) -> float:
+        """What settings are chosen by."""
+        return self.value if self.choosing is None else self.choosing
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def entrants(methods: Iterable[Method], reading: Reading) -> tuple[Method, ...]:
     chosen: dict[str, Method] = {}
     for method in methods:
         rival = chosen.setdefault(method.method, method)
-        if method.score(reading).choosing > rival.score(reading).choosing:
+        if method.score(reading).to_choose_by > rival.score(reading).to_choose_by:
             chosen[method.method] = method
     order = sorted(chosen.values(), key=lambda m: (-m.score(reading).value, m.method_id))
     return named(order)

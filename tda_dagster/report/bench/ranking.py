@@ -65,7 +65,8 @@ def _lds_columns(reading: Reading) -> tuple[_Column, _Column]:
 
     def confirming(method: Method) -> str:
         score = method.score(reading)
-        return between(score.confirming_low, score.confirming_high)
+        low, high = score.confirming_low, score.confirming_high
+        return "" if low is None or high is None else between(low, high)
 
     group, show = READINGS[reading], partial(fixed, digits=3)
     return (
