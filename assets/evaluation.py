@@ -252,6 +252,16 @@ def _coverage(
             yield query_id, "interval_coverage", found, "none", "halves of the draws"
 
 
+RESAMPLE_SCHEMA = {
+    "cohort": pl.String,
+    "method_id": pl.String,
+    "metric": pl.String,
+    "detail": pl.String,
+    "resample": pl.Int64,
+    "value": pl.Float64,
+}
+"""A metric when queries and subsets are drawn again. The draws are the same for all methods."""
+
 READINGS: dict[str, Callable[[Array, float], Array]] = {
     "lds": lambda scores, threshold_z: scores,
     "evidence_lds": evidence,
@@ -262,7 +272,7 @@ the scores as they are, or what shares are made of."""
 
 @study_asset(
     "evaluation/datamodel",
-    version="3",
+    version="4",
     inputs=["attribution/scores", "counterfactual/losses", "dataset/index"],
     settings=["shares.threshold_z"],
     partitioned="cohort|method",
@@ -289,7 +299,7 @@ def datamodel(job: Job, out: Path) -> None:
         )
 
     parts = {"": (slice(None), slice(None)), **halves(*mean.shape)}
-    rows = []
+    rows, drawn_again = [], []
     for metric, read in READINGS.items():
         foretold = group_scores(read(scores, job.settings.shares.threshold_z), kept)
         for detail, (asked, subsets) in parts.items():
@@ -299,15 +309,30 @@ def datamodel(job: Job, out: Path) -> None:
                 figure(query, metric, value, detail)
                 for query, value in zip(queries[asked], own, strict=True)
             ]
-            interval = mean_datamodelling_score(*here)
+            estimate = mean_datamodelling_score(*here)
+            low, high = estimate.interval
             rows += [
-                figure(job.cohort, metric, interval.value, detail),
-                figure(job.cohort, f"{metric}_low", interval.low, detail),
-                figure(job.cohort, f"{metric}_high", interval.high, detail),
+                figure(job.cohort, metric, estimate.value, detail),
+                figure(job.cohort, f"{metric}_low", low, detail),
+                figure(job.cohort, f"{metric}_high", high, detail),
             ]
+            drawn_again.append(
+                pl.DataFrame(
+                    {
+                        "cohort": job.cohort,
+                        "method_id": job.method.method_id,
+                        "metric": metric,
+                        "detail": detail,
+                        "resample": range(len(estimate.resamples)),
+                        "value": estimate.resamples,
+                    },
+                    schema=RESAMPLE_SCHEMA,
+                )
+            )
     if len(found) > 1:
         rows.append(figure(job.cohort, "noise_ceiling", noise_ceiling(found)))
     pl.DataFrame(rows, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
+    pl.concat(drawn_again).write_parquet(out / "resamples.parquet")
 
 
 def _scores_and_subsets(

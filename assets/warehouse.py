@@ -35,6 +35,7 @@ CONTENT = (
     "fct_loss",
     "fct_score",
     "fct_evaluation",
+    "fct_resample",
     "share_rule",
 )
 
@@ -66,7 +67,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "warehouse/duckdb",
-    version="2",
+    version="3",
     inputs=["dataset/index", "base/checkpoint", "base/losses", "evaluation/reconstruction"],
     gathers=[
         "cohort/queries",
@@ -92,12 +93,20 @@ def duckdb(job: Job, out: Path) -> None:
     tables = {
         "dim_track": pl.read_parquet(index.path("tracks.parquet")),
         "dim_segment": segments,
-        "dim_query": _gather(job, "cohort/queries", {p.partition("|")[0] for p in partitions}),
+        "dim_query": _gather(
+            job, "cohort/queries", {p.partition("|")[0] for p in partitions}, "queries.parquet"
+        ),
         "dim_method": _methods(job, {p.partition("|")[2] for p in partitions}),
         "dim_experiment": _experiment_rows(job, partitions),
         "fct_loss": _losses(job, partitions),
-        "fct_score": _gather(job, "attribution/scores", partitions),
+        "fct_score": _gather(job, "attribution/scores", partitions, "scores.parquet"),
         "fct_evaluation": _evaluations(job, partitions),
+        "fct_resample": _gather(
+            job,
+            "evaluation/datamodel",
+            _of_these_scores(job, "evaluation/datamodel", partitions),
+            "resamples.parquet",
+        ),
         "share_rule": _share_rule(job.settings.shares),
     }
     tables = {n: validate(n, frame if frame.width else empty(n)) for n, frame in tables.items()}
@@ -133,23 +142,12 @@ def _current_partitions(job: Job) -> set[str]:
     return current
 
 
-_FILES = {
-    "cohort/queries": "queries.parquet",
-    "attribution/scores": "scores.parquet",
-    "evaluation/generations": "metrics.parquet",
-    "evaluation/attribution": "metrics.parquet",
-    "evaluation/datamodel": "metrics.parquet",
-    "evaluation/removal": "metrics.parquet",
-}
-
-
-def _gather(job: Job, asset: str, partitions: set[str]) -> pl.DataFrame:
-    """The table of an asset over partitions."""
-    frames = [
-        pl.read_parquet(job.inputs[f"{asset}[{p}]"].path(_FILES[asset]))
-        for p in sorted(partitions)
-        if f"{asset}[{p}]" in job.inputs
-    ]
+def _gather(
+    job: Job, asset: str, partitions: set[str], file: str = "metrics.parquet"
+) -> pl.DataFrame:
+    """A table of an asset over partitions; what an earlier version made may be without it."""
+    found = [job.inputs.get(f"{asset}[{p}]") for p in sorted(partitions)]
+    frames = [pl.read_parquet(part.path(file)) for part in found if part and part.has(file)]
     return pl.concat(frames) if frames else pl.DataFrame()
 
 

@@ -281,6 +281,20 @@ TABLES = (
         ),
     ),
     Table(
+        "fct_resample",
+        "A mean over a cohort's queries, when queries and the subsets that were retrained for are "
+        "drawn again. A resample has the same draws for all methods.",
+        ("cohort", "method_id", "metric", "detail", "resample"),
+        (
+            _s("cohort", "whose queries"),
+            _s("method_id", "the method", **_METHOD),
+            _s("metric", "what is resampled, as in fct_evaluation"),
+            _s("detail", "of which part of the queries and subsets, as in fct_evaluation"),
+            _i("resample", "number of the draw"),
+            _f("value", "the mean then"),
+        ),
+    ),
+    Table(
         "share_rule",
         "One row: how shares come from scores. See the section on shares.",
         (),

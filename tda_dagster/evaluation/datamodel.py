@@ -17,12 +17,17 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An estimate with the bounds of its 95 % bootstrap interval."""
+class Estimate:
+    """An estimate, and what it is when queries and subsets are drawn again, [resamples]."""
 
     value: float
-    low: float
-    high: float
+    resamples: Array
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds of its 95 % bootstrap interval."""
+        low, high = np.quantile(self.resamples, [0.025, 0.975])
+        return float(low), float(high)
 
 
 def by_subset(losses: pl.DataFrame, queries: Sequence[str]) -> Array:
@@ -90,23 +95,22 @@ def bootstrap(
     *,
     resamples: int = 1000,
     seed: int = 0,
-) -> Interval:
-    """A statistic of queries and subsets with its interval: both are drawn with replacement.
+) -> Estimate:
+    """A statistic of queries and subsets, and what it is when both are drawn with replacement.
 
     `statistic` is given indices of queries and of subsets. Equal seeds give equal draws, so that
-    two methods are compared on the same ones.
+    the difference of two methods has an interval of its own: the one of their differences.
     """
     generator = np.random.default_rng(seed)
     drawn = [
         statistic(generator.integers(0, queries, queries), generator.integers(0, subsets, subsets))
         for _ in range(resamples)
     ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(statistic(np.arange(queries), np.arange(subsets)), float(low), float(high))
+    return Estimate(statistic(np.arange(queries), np.arange(subsets)), np.asarray(drawn))
 
 
-def mean_datamodelling_score(foretold: Array, losses: Array, **options: int) -> Interval:
-    """The mean LDS of the queries, with its interval over queries and subsets."""
+def mean_datamodelling_score(foretold: Array, losses: Array, **options: int) -> Estimate:
+    """The mean LDS of the queries, estimated over queries and subsets."""
 
     def statistic(queries: NDArray[np.int64], subsets: NDArray[np.int64]) -> float:
         chosen = np.ix_(queries, subsets)

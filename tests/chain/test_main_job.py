@@ -23,6 +23,7 @@ from warehouse.build import example_sql, list_examples, query
 pytestmark = pytest.mark.slow
 
 NOTHING_YET = {
+    "methods_differ",
     "bench",
     "stale_artifacts",
     "spec_ranks_targets_first",

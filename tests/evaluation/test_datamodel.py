@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from tda_dagster.attribution.scoring import evidence
 from tda_dagster.evaluation.counterfactual import most_attributed, random_subsets
 from tda_dagster.evaluation.datamodel import (
+    Estimate,
     by_subset,
     datamodelling_scores,
     group_scores,
@@ -38,8 +39,8 @@ def test_the_true_effects_of_subsets_have_a_score_of_one(
     losses = 3.0 - effects @ kept.T
     assert datamodelling_scores(group_scores(effects, kept), losses) == pytest.approx(1)
     assert datamodelling_scores(group_scores(-effects, kept), losses) == pytest.approx(-1)
-    interval = mean_datamodelling_score(group_scores(effects, kept), losses, resamples=50)
-    assert (interval.low, interval.value, interval.high) == pytest.approx((1, 1, 1))
+    found = mean_datamodelling_score(group_scores(effects, kept), losses, resamples=50)
+    assert (found.value, *found.interval) == pytest.approx((1, 1, 1))
 
 
 def test_it_is_spearmans_correlation_of_sums_and_negative_losses(
@@ -67,9 +68,31 @@ def test_the_interval_covers_the_mean_of_the_population() -> None:
         guess = truth + 1.5 * generator.normal(size=(8, 24))
         found = mean_datamodelling_score(guess, -truth, resamples=200, seed=world)
         values.append(found.value)
-        covered.append((found.low, found.high))
+        covered.append(found.interval)
     mean = np.mean(values)
     assert np.mean([low <= mean <= high for low, high in covered]) > 0.85
+
+
+def test_the_interval_of_a_difference_covers_it_and_leaves_out_what_is_hard_for_both() -> None:
+    """Where two methods err alike, their difference is known better than either of them."""
+    generator = np.random.default_rng(5)
+    differences, covered, ratios = [], [], []
+    for world in range(120):
+        truth, common = generator.normal(size=(2, 8, 24))
+        guesses = [
+            truth + 1.5 * common + own * generator.normal(size=(8, 24)) for own in (0.2, 0.6)
+        ]
+        one, other = (
+            mean_datamodelling_score(guess, -truth, resamples=200, seed=world) for guess in guesses
+        )
+        apart = Estimate(one.value - other.value, one.resamples - other.resamples)
+        low, high = apart.interval
+        differences.append(apart.value)
+        covered.append((low, high))
+        ratios.append((high - low) / np.subtract(*one.interval[::-1]))
+    mean = np.mean(differences)
+    assert np.mean([low <= mean <= high for low, high in covered]) > 0.85
+    assert np.mean(ratios) < 0.8
 
 
 def test_the_noise_ceiling_is_what_exact_scores_reach() -> None:

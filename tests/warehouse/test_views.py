@@ -201,6 +201,32 @@ def test_the_leaderboard_counts_each_query_of_a_bench_once(tables: Tables, tmp_p
     assert rows.rows() == [(pytest.approx(0.3), 2)]
 
 
+def test_methods_differ_by_what_they_differ_when_drawn_again(
+    tables: Tables, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    drawn = {m: rng.normal(size=50) for m in ("m1", "m2")}
+    common = {"cohort": "c", "metric": "lds", "detail": ""}
+    tables["fct_resample"] = pl.concat(
+        pl.DataFrame({"method_id": m, "resample": range(50), "value": values}).with_columns(
+            **{name: pl.lit(value) for name, value in common.items()}
+        )
+        for m, values in drawn.items()
+    )
+    tables["fct_evaluation"] = pl.DataFrame(
+        [
+            {"evaluation": "datamodel", "subject": "c", "method_id": m, "metric": "lds",
+             "value": value, "unit": "", "direction": "higher", "detail": ""}
+            for m, value in (("m1", 0.5), ("m2", 0.2))
+        ]
+    )  # fmt: skip
+    rows = ask(tmp_path, tables, "select * from v_method_difference order by method_id").to_dicts()
+    for row, sign in zip(rows, (1, -1), strict=True):
+        apart = sign * (drawn["m1"] - drawn["m2"])
+        assert row["difference"] == pytest.approx(sign * 0.3)
+        assert (row["low"], row["high"]) == pytest.approx(np.quantile(apart, [0.025, 0.975]))
+
+
 def test_versions_of_a_queried_segment_are_found(tables: Tables, tmp_path: Path) -> None:
     tables["dim_track"] = tables["dim_track"].with_columns(
         version_of=pl.when(pl.col("track_id") == "t05").then(pl.lit("t01")),

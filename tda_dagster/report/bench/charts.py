@@ -189,8 +189,9 @@ def differences(
         for number, (name, values) in enumerate(columns.items()):
             apart = 0.26 * (number - (len(columns) - 1) / 2)
             middle, low, high = np.array(values).T
+            reach = np.maximum([middle - low, high - middle], 0)  # a bootstrap may lie beside it
             axes.errorbar(
-                middle, np.arange(len(rows)) + apart, xerr=[middle - low, high - middle],
+                middle, np.arange(len(rows)) + apart, xerr=reach,
                 fmt=MARKS[number % len(MARKS)], color=GROUPS[number % len(GROUPS)],
                 markersize=4, elinewidth=0.9, alpha=0.9, label=literal(name),
             )  # fmt: skip

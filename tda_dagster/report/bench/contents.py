@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tda_dagster.report.bench.wording import between, fixed
+from tda_dagster.report.bench.wording import between, fixed, signed
 
 Reading = Literal["evidence_lds", "lds"]
 """What of a method's scores foretells: evidence, which shares are made of, or the scores as they
 are. As in `v_bench`, and so are the fields of `Method` and of `Query`."""
+
+OURS = "fim_unlearning"
+"""The method whose standing the page is about: that of arXiv:2506.18312."""
 
 READINGS: Mapping[Reading, str] = {"evidence_lds": "LDS of evidence", "lds": "LDS of raw scores"}
 
@@ -37,14 +40,27 @@ class Lds:
     def __str__(self) -> str:
         return f"{fixed(self.value)} (95 % interval {between(self.low, self.high)})"
 
-    def overlaps(self, other: "Lds") -> bool:
-        """Whether the two intervals have a value in common."""
-        return self.low <= other.high and other.low <= self.high
-
     @property
     def to_choose_by(self) -> float:
         """What settings are chosen by."""
         return self.value if self.choosing is None else self.choosing
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much one thing is better than another, with its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{signed(self.value, 3)} ({fixed(self.low, 3)} to {fixed(self.high, 3)})"
+
+    @property
+    def is_chance(self) -> bool:
+        """Whether it may be none."""
+        return self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,8 @@ class Cohort:
     `settings` are those of `counterfactual` in params.yaml and `steps` the length of a training,
     as the ground truth has them; `settings` is empty and `steps` None where the warehouse does not
     say. `queries` have their scores under all subsets, and those that are `confirming` under that
-    half of the subsets on which nothing was chosen. `tracks` are those that the model was trained
+    half of the subsets on which nothing was chosen. `differences` are by reading, half ("" for
+    everything) and the ids of two entrants. `tracks` are those that the model was trained
     on, `planted` counts held-out excerpts by what was planted of them, `devices` are those that the
     scores were computed on. `outdated` are the labels of methods that an earlier version held
     against retraining, without their evidence.
@@ -177,6 +194,7 @@ class Cohort:
     queries: tuple[Query, ...]
     confirming: tuple[Query, ...]
     reliabilities: tuple[Reliability, ...]
+    differences: Mapping[tuple[Reading, str, str, str], Difference]
     coverages: tuple[Coverage, ...]
     stabilities: tuple[Stability, ...]
     threshold_z: float | None
@@ -193,6 +211,17 @@ class Cohort:
     def entrants(self) -> tuple[Method, ...]:
         """Each method once, as it is judged by evidence."""
         return entrants(self.methods, "evidence_lds")
+
+    @property
+    def ours(self) -> Method | None:
+        """The method that the page is about, in the settings that it is judged in by evidence."""
+        return next((method for method in self.entrants if method.method == OURS), None)
+
+    def difference(
+        self, reading: Reading, one: Method, other: Method, half: str = ""
+    ) -> Difference | None:
+        """By how much one entrant is better than another; None where there are no halves."""
+        return self.differences.get((reading, half, one.method_id, other.method_id))
 
     @property
     def ceiling(self) -> float | None:

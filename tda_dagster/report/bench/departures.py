@@ -8,7 +8,14 @@ import numpy as np
 from scipy import stats
 
 from tda_dagster.report.bench import charts
-from tda_dagster.report.bench.contents import READINGS, Cohort, Method, Query, Reading
+from tda_dagster.report.bench.contents import (
+    READINGS,
+    Cohort,
+    Difference,
+    Method,
+    Query,
+    Reading,
+)
 from tda_dagster.report.bench.layout import Section
 from tda_dagster.report.bench.wording import departure, fixed, listed, short, signed
 from tda_dagster.report.experiment import Chart, Table
@@ -18,18 +25,6 @@ MAIN = "bench"
 
 NAMED = 5
 """What helped or harmed is mentioned by name, up to so many."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference of paired values with its interval of 95 %."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{signed(self.value, 3)} ({fixed(self.low, 3)} to {fixed(self.high, 3)})"
 
 
 def paired(differences: Sequence[float]) -> Difference:

@@ -5,9 +5,8 @@ from functools import partial
 import numpy as np
 
 from tda_dagster.report.bench import charts
-from tda_dagster.report.bench.contents import FAMILIES, Cohort
+from tda_dagster.report.bench.contents import FAMILIES, OURS, Cohort
 from tda_dagster.report.bench.layout import Section
-from tda_dagster.report.bench.verdict import OURS
 from tda_dagster.report.bench.wording import between, cost, fixed, listed, or_nan, short
 from tda_dagster.report.experiment import Chart
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tda_dagster.report.bench.certainty import how_sure
+from tda_dagster.report.bench.comparison import beside_ours
 from tda_dagster.report.bench.contents import BenchReport, Cohort
 from tda_dagster.report.bench.departures import what_helped
 from tda_dagster.report.bench.foretelling import by_query, quality_and_cost
@@ -16,6 +17,7 @@ from tda_dagster.report.page import environment
 SECTIONS: tuple[Callable[[Cohort], Section | None], ...] = (
     quality_and_cost,
     all_figures,
+    beside_ours,
     what_helped,
     left_out,
     planted,

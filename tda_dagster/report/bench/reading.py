@@ -7,28 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from tda_dagster.report.bench.contents import (
+    READINGS,
     BenchReport,
     Cohort,
     Coverage,
+    Difference,
     Lds,
     Method,
     Query,
     Reading,
     Reliability,
     Stability,
+    entrants,
     named,
 )
 from tda_dagster.report.bench.wording import departure
 from warehouse.build import query
+
+_UP_TO_DATE = "(cohort, method_id) IN (SELECT (cohort, method_id) FROM fct_resample)"
+"""Of what a present version held against retraining; earlier ones kept less of it."""
 
 
 def read_bench(database: Path) -> BenchReport:
     """What the warehouse knows of the bench. Costs and the settings of the ground truth are in its
     `dim_artifact`; where that is empty they are unknown."""
     reader = _Reader(database)
-    cohorts = reader.rows(
-        "SELECT DISTINCT cohort FROM v_bench WHERE evidence_lds IS NOT NULL ORDER BY 1"
-    )
+    cohorts = reader.rows(f"SELECT DISTINCT cohort FROM v_bench WHERE {_UP_TO_DATE} ORDER BY 1")
     return BenchReport(tuple(reader.cohort(row["cohort"]) for row in cohorts))
 
 
@@ -61,16 +65,18 @@ class _Reader:
         )
         rule = next(iter(self.rows("SELECT * FROM share_rule")), {})
         outdated = self.rows(
-            "SELECT label FROM v_bench WHERE cohort = ? AND evidence_lds IS NULL "
+            f"SELECT label FROM v_bench WHERE cohort = ? AND NOT {_UP_TO_DATE} "
             "ORDER BY label, method_id",
             name,
         )
+        methods = self._methods(name)
         return Cohort(
             name=name,
-            methods=self._methods(name),
+            methods=methods,
             queries=self._queries(name, ""),
             confirming=self._queries(name, "confirming"),
             reliabilities=self._reliabilities(name),
+            differences=self._differences(name, methods),
             coverages=self._coverages(name),
             stabilities=self._stabilities(name),
             threshold_z=rule.get("threshold_z"),
@@ -90,7 +96,7 @@ class _Reader:
             "FROM dim_experiment GROUP BY cohort, method_id) "
             "SELECT b.*, d.config, m.experiments FROM v_bench b "
             "JOIN dim_method d USING (method_id) LEFT JOIN members m USING (cohort, method_id) "
-            "WHERE b.cohort = ? AND b.evidence_lds IS NOT NULL "
+            f"WHERE b.cohort = ? AND {_UP_TO_DATE} "
             "ORDER BY b.evidence_lds DESC, b.method_id",
             cohort,
         )
@@ -115,6 +121,25 @@ class _Reader:
             cohort,
         )
         return tuple(Reliability(**row) for row in rows)
+
+    def _differences(
+        self, cohort: str, methods: Sequence[Method]
+    ) -> dict[tuple[Reading, str, str, str], Difference]:
+        """Between those alone that are compared: what pairs there are grows by the square."""
+        judged = {m.method_id for reading in READINGS for m in entrants(methods, reading)}
+        rows = self.rows(
+            "SELECT * FROM v_method_difference WHERE cohort = ? AND detail <> 'choosing' "
+            "AND list_contains(?, method_id) AND list_contains(?, other_method_id)",
+            cohort,
+            sorted(judged),
+            sorted(judged),
+        )
+        return {
+            (row["metric"], row["detail"], row["method_id"], row["other_method_id"]): Difference(
+                row["difference"], row["low"], row["high"]
+            )
+            for row in rows
+        }
 
     def _coverages(self, cohort: str) -> tuple[Coverage, ...]:
         rows = self.rows(

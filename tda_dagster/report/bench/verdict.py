@@ -1,15 +1,20 @@
 """The verdict in words: which method foretells retraining best, and how unlearning stands to it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from tda_dagster.report.bench.contents import READINGS, Cohort, Method, Reading, entrants
+from tda_dagster.report.bench.contents import (
+    OURS,
+    READINGS,
+    Cohort,
+    Difference,
+    Method,
+    Reading,
+    entrants,
+)
 from tda_dagster.report.bench.wording import capitalised, listed
 
-OURS = "fim_unlearning"
-"""The method whose standing the verdict is about: that of arXiv:2506.18312."""
-
 FAMILY = "unlearning"
-"""Its family."""
+"""The family of our method."""
 
 NAMED = 3
 """Rivals that are mentioned by name."""
@@ -18,24 +23,34 @@ NAMED = 3
 def headline(cohort: Cohort) -> tuple[str, str]:
     """The verdict by evidence, which is what artists are paid by, and the one by raw scores."""
     return (
-        capitalised(verdict(cohort.methods, "evidence_lds")),
-        f"By raw scores, {verdict(cohort.methods, 'lds')}",
+        capitalised(verdict(cohort, "evidence_lds")),
+        f"By raw scores, {verdict(cohort, 'lds')}",
     )
 
 
-def verdict(methods: Sequence[Method], reading: Reading) -> str:
+Apart = Callable[[Method, Method], Difference]
+
+
+def verdict(cohort: Cohort, reading: Reading) -> str:
     """One sentence: which of the methods foretells retraining best, and how FIM unlearning stands
-    to it. It wins when no other interval overlaps with its own, is tied with the best when theirs
-    overlap, and loses otherwise. Further ones say how the best of its family stands, and what
-    cannot be told from chance. Of several settings of a method the one is judged that is best on
-    the choosing half."""
-    judged = entrants(methods, reading)
+    to it. It wins when it is better than every other one by more than chance, is tied with those
+    that it cannot be told from, and loses otherwise; chance is the interval of the difference,
+    under the same draws of queries and subsets for both. Further ones say how the best of its
+    family stands, and what cannot be told from an LDS of 0. Of several settings of a method the one
+    is judged that is best on the choosing half."""
+    judged = entrants(cohort.methods, reading)
     ours = next((method for method in judged if method.method == OURS), None)
-    standing = _standing(judged, ours, reading)
-    return standing + _of_the_family(judged, ours, reading) + _chance(judged, ours, reading)
+
+    def apart(one: Method, other: Method) -> Difference:
+        found = cohort.difference(reading, one, other)
+        assert found is not None  # over all queries and subsets it always is
+        return found
+
+    standing = _standing(judged, ours, reading, apart)
+    return standing + _of_the_family(judged, ours, reading, apart) + _chance(judged, ours, reading)
 
 
-def _standing(judged: Sequence[Method], ours: Method | None, reading: Reading) -> str:
+def _standing(judged: Sequence[Method], ours: Method | None, reading: Reading, apart: Apart) -> str:
     best, *others = judged
     quality = READINGS[reading]
     of_all = f"of {len(judged)} methods" if others else "of one method"
@@ -44,28 +59,34 @@ def _standing(judged: Sequence[Method], ours: Method | None, reading: Reading) -
         return f"{highest}; FIM unlearning was not among them."
     own = ours.score(reading)
     if ours is best:
-        rivals = [method for method in others if method.score(reading).overlaps(own)]
+        rivals = [method for method in others if apart(ours, method).is_chance]
         if not rivals:
             return (
-                f"{ours.name} wins: its {quality} is the highest {of_all}, {own}, and no other "
-                "method's interval reaches into its own."
+                f"{ours.name} wins: its {quality} is the highest {of_all}, {own}, and above every "
+                "other by more than chance."
             )
         return (
             f"{ours.name} does not win outright: its {quality} is the highest {of_all}, {own}, "
-            f"but it is tied with {listed((m.name for m in rivals), NAMED)}, whose "
-            f"interval{'s overlap' if len(rivals) > 1 else ' overlaps'} with its own."
+            f"but it cannot be told from {listed((m.name for m in rivals), NAMED)}: "
+            f"{'the differences' if len(rivals) > 1 else 'the difference'} may be chance."
         )
-    if best.score(reading).overlaps(own):
+    difference = apart(best, ours)
+    if difference.is_chance:
         return (
-            f"{ours.name} does not win: {highest}, and {ours.name}, with {own}, is tied with it, "
-            "for their intervals overlap."
+            f"{ours.name} does not win: {highest}, and {ours.name}, with {own}, is tied with it: "
+            f"the difference, {difference}, may be chance."
         )
-    above = [m.name for m in others if m.score(reading).low > own.high]
-    as_to = f", as it does to {listed(above, NAMED)}" if above else ""
-    return f"{ours.name} does not win: {highest}, to which it loses with {own}{as_to}."
+    above = [m.name for m in others if m is not ours and apart(m, ours).low > 0]
+    as_to = f" It loses to {listed(above, NAMED)}, too." if above else ""
+    return (
+        f"{ours.name} does not win: {highest}, to which it loses with {own}, a difference of "
+        f"{difference}.{as_to}"
+    )
 
 
-def _of_the_family(judged: Sequence[Method], ours: Method | None, reading: Reading) -> str:
+def _of_the_family(
+    judged: Sequence[Method], ours: Method | None, reading: Reading, apart: Apart
+) -> str:
     """How the best method of unlearning stands, unless that has been said already."""
     family = [method for method in judged if method.family == FAMILY]
     best = judged[0]
@@ -77,11 +98,10 @@ def _of_the_family(judged: Sequence[Method], ours: Method | None, reading: Readi
     if first is ours:
         others = len(family) > 1
         return " No other method of unlearning has a higher one." if others else ""
-    own = first.score(reading)
-    tied = best.score(reading).overlaps(own)
+    tied = apart(best, first).is_chance
     return (
-        f" The best method of unlearning is {first.name}, {own}, which "
-        + ("is tied with" if tied else "loses to")
+        f" The best method of unlearning is {first.name}, {first.score(reading)}, which "
+        + ("cannot be told from" if tied else "loses to")
         + f" {best.name}."
     )
 

@@ -49,8 +49,10 @@ def short(text: str, letters: int = 64) -> str:
 
 
 def listed(names: Iterable[str], most: int | None = None) -> str:
-    """a, b and c; of more than `most` the others are counted."""
+    """a, b and c; of more than `most` the others are counted. Nothing for no names."""
     said = list(names)
+    if not said:
+        return ""
     if most is not None and len(said) > most + 1:
         said = [*said[:most], f"{len(said) - most} others"]
     *before, last = said
