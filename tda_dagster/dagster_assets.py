@@ -134,6 +134,7 @@ def _materialize(
         run_id=context.run_id,
         device=workspace.settings.model.device,
         head=False,
+        spent_s=lambda: job.spent_s,
     )
     verdicts = {name: check(job, made.artifact) for name, check in declared.checks.items()}
     if all(verdict.passed for verdict in verdicts.values()):

@@ -9,7 +9,8 @@ import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, Protocol, TypeVar
@@ -99,6 +100,13 @@ class Job:
     partition: Partition | None
     run_id: str
     progress: Callable[[int, int], None]
+    _found_s: list[float] = field(default_factory=list)
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that shards took which earlier runs have left, for the work to be said to take as
+        long whether or not it was interrupted."""
+        return sum(self._found_s)
 
     @property
     def store(self) -> ArtifactStore:
@@ -117,6 +125,28 @@ class Job:
     def shard(self, shard: Shard) -> Path:
         """A part of the work that survives a crash: its one file is found in the store, or made
         and stored at once. Returns a local path of the file."""
+        return self._shard(shard, side_by_side=1)
+
+    def shards(self, shards: Sequence[Shard]) -> list[Path]:
+        """The same for several that do not need each other, side by side on threads; reports
+        progress. What their `produce` shares must bear that (see `PerThread`)."""
+        workers = self.workspace.workers
+        threads = threads_per_worker(workers)
+        make = partial(self._shard, side_by_side=workers)
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(threads,)
+        ) as pool:
+            try:
+                paths = []
+                for path in pool.map(make, shards):
+                    paths.append(path)
+                    self.progress(len(paths), len(shards))
+                return paths
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _shard(self, shard: Shard, *, side_by_side: int) -> Path:
         recipe = Recipe(
             f"{self.asset.name}/shard",
             partition=shard.name,
@@ -130,25 +160,9 @@ class Job:
             run_id=self.run_id,
             head=False,
         )
+        if made.cached:
+            self._found_s.append(made.ref.seconds / side_by_side)
         return made.artifact.path(shard.file)
-
-    def shards(self, shards: Sequence[Shard]) -> list[Path]:
-        """The same for several that do not need each other, side by side on threads; reports
-        progress. What their `produce` shares must bear that (see `PerThread`)."""
-        workers = self.workspace.workers
-        threads = threads_per_worker(workers)
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(threads,)
-        ) as pool:
-            try:
-                paths = []
-                for path in pool.map(self.shard, shards):
-                    paths.append(path)
-                    self.progress(len(paths), len(shards))
-                return paths
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
 
     def folder(self, artifact: Artifact) -> Path:
         """The artifact as a plain folder with proper names, kept in the workspace's cache."""

@@ -173,9 +173,11 @@ class ArtifactStore:
         run_id: str = "",
         device: str = "cpu",
         head: bool = True,
+        spent_s: Callable[[], float] = lambda: 0.0,
     ) -> Materialized:
         """The artifact of `recipe`: found, or made by `produce`, which writes its files into the
-        empty folder that it is given.
+        empty folder that it is given. The ref says how long that took; `spent_s` is asked
+        afterwards what parts that were found made took before, which is added.
 
         If somebody else is making it, waits for that; should they fail or die, it is made here.
         Makes the ref the live one if `head`. Whatever `produce` raises comes through and leaves
@@ -184,7 +186,7 @@ class ArtifactStore:
         made = self._found(recipe)
         if made is None:
             with self._claims.turn(recipe, run_id, lambda: self._found(recipe)) as found:
-                made = found or self._make(recipe, produce, run_id, device)
+                made = found or self._make(recipe, produce, run_id, device, spent_s)
         if head:
             self.set_head(made.ref)
         return made
@@ -225,12 +227,17 @@ class ArtifactStore:
             self._refs.renew(ref)
 
     def _make(
-        self, recipe: Recipe, produce: Callable[[Path], None], run_id: str, device: str
+        self,
+        recipe: Recipe,
+        produce: Callable[[Path], None],
+        run_id: str,
+        device: str,
+        spent_s: Callable[[], float],
     ) -> Materialized:
         with self._place.staging.folder() as folder:
             start = time.monotonic()
             produce(folder)
-            seconds = time.monotonic() - start
+            seconds = time.monotonic() - start + spent_s()
             digest = self._put_tree(folder, self._take_or_copy)
         ref = self.commit(recipe, digest, run_id=run_id, device=device, seconds=seconds)
         return Materialized(ref, cached=False, artifact=self.artifact(ref.digest))

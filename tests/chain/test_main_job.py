@@ -135,6 +135,11 @@ def test_killed_in_the_sweep_it_goes_on_where_it_stood(study: Study, copy: Study
     assert {name: after[name] for name in survived} == survived, "finished shards were redone"
     assert len(after) == total
     assert copy.digests() == study.digests()
+    # What it took has what the shards took that it found, side by side on two workers at most.
+    (whole,) = (ref for ref in copy.refs("unlearned/losses").values() if "shard" not in str(ref))
+    assert (
+        float(str(whole["seconds"])) > sum(float(str(s["seconds"])) for s in survived.values()) / 2
+    )
 
 
 def test_dagster_materialises_the_same_graph(study: Study) -> None:

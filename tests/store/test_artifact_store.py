@@ -202,6 +202,19 @@ def test_a_second_time_nothing_is_computed(
     assert again.artifact.read_bytes("table") == b"rows"
 
 
+def test_what_parts_took_before_is_added_to_what_it_took(
+    store: ArtifactStore, recipe: MakeRecipe, writes: Writes
+) -> None:
+    spent: list[float] = []
+
+    def produce(folder: Path) -> None:
+        writes(table="rows")(folder)
+        spent.append(1000.0)  # known only when the work is done
+
+    made = store.materialize(recipe(), produce, spent_s=lambda: sum(spent))
+    assert 1000 < made.ref.seconds < 1100
+
+
 def test_changing_a_setting_and_back_restores_the_head_from_the_cache(
     store: ArtifactStore, recipe: MakeRecipe, writes: Writes
 ) -> None:

@@ -42,8 +42,8 @@ def quality_and_cost(cohort: Cohort) -> Section | None:
         "Quality against cost",
         (
             "Upwards: how well a method’s evidence foretells retraining, with intervals of 95 %. "
-            "To the right: what it costs on top of what is computed once for all queries. The best "
-            "place is the upper left corner; at 0 a method knows no more than chance does."
+            "To the right: what a query costs. The best place is the upper left corner; at 0 a "
+            "method knows no more than chance does."
             + several,
         ),
         (

@@ -31,8 +31,9 @@ def how_measured(cohort: Cohort) -> Section:
         "the figures each, so their intervals are wider. Of a method with several "
         "settings the verdict takes those that are best on the choosing half.",
         "Cost: the seconds and the bytes of unlearning queries, of losses after that and of "
-        "scores, per query. What is computed once for all queries (Fisher information, "
-        "embeddings, gradients of the training tracks) is not in it.",
+        f"scores, per query, when {len(cohort.queries)} are asked at once: what a method computes "
+        "for all of them, such as the gradients of the training tracks, is shared among them. What "
+        "is there before any method (Fisher information, embeddings) is not in it.",
     ]
     if cohort.outdated:
         paragraphs.append(
