@@ -43,8 +43,7 @@ def quality_and_cost(cohort: Cohort) -> Section | None:
         (
             "Upwards: how well a method’s evidence foretells retraining, with intervals of 95 %. "
             "To the right: what a query costs. The best place is the upper left corner; at 0 a "
-            "method knows no more than chance does."
-            + several,
+            "method knows no more than chance does." + several,
         ),
         (
             Chart(
