@@ -311,7 +311,7 @@ def test_methods_are_put_beside_ours_with_what_may_be_chance(tmp_path: Path) -> 
              Spec("worse", (0.2, 0.1, 0.3))]  # fmt: skip
     text = section(cohort(database(tmp_path, specs)), "Beside FIM unlearning")
     assert "Better than FIM unlearning by more than chance: better. " in text
-    assert "On the confirming half alone: better. " in text
+    assert "On the confirming half alone: better; the" in text
     assert "better +0.300 (0.050 to 0.500) +0.300 (0.050 to 0.500)" in text
     assert "equal +0.100 (−0.150 to 0.300)" in text
     assert "worse −0.300 (−0.500 to −0.100)" in text
