@@ -222,7 +222,8 @@ def matrix(
     colours = colormaps["RdBu_r" if centred else "YlGnBu"]
     # Cells are no wider than their numbers need, or a phone would show them too small to read.
     letters = max((len(f"{value:.{digits}f}") for value in known), default=1)
-    wide = max(look.width, 1.0 + (0.1 + 0.05 * letters) * len(columns))
+    margin = max(1.0, 0.06 * max(map(len, rows), default=0))
+    wide = max(look.width, margin + (0.1 + 0.05 * letters) * len(columns))
     with drawing(wide, 0.9 + 0.27 * len(rows), look) as (figure, axes):
         shown = np.ma.masked_invalid(values)
         axes.imshow(shown, cmap=colours, vmin=low, vmax=high, aspect="auto")

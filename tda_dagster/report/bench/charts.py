@@ -130,7 +130,7 @@ def bars(
 ) -> bytes:
     """Values with their standard errors as horizontal bars, the first on top; `reference` is a
     named value to compare them with. An unknown error is NaN."""
-    with drawing(look.width + 1.2, 0.22 * len(names) + 0.7, look) as (figure, axes):
+    with drawing(2 * look.width, 0.22 * len(names) + 0.7, look) as (figure, axes):
         places = range(len(names))
         axes.barh(
             places, values, height=0.66, color=look.accent,

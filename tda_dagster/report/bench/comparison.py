@@ -32,8 +32,8 @@ def beside_ours(cohort: Cohort) -> Section | None:
     said = (
         f"Better than {ours.name} by more than chance: {listed(surely) or 'none'}. "
         + (
-            f"On the confirming half alone: {listed(confirmed) or 'none'}; the other half, on which "
-            "settings were chosen, favours what has been tried in many of them. "
+            f"On the confirming half alone: {listed(confirmed) or 'none'}; the other half, on "
+            "which settings were chosen, favours what has been tried in many of them. "
             if halved
             else ""
         )

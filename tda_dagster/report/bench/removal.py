@@ -7,15 +7,15 @@ import numpy as np
 
 from tda_dagster.report import figures
 from tda_dagster.report.bench import charts
-from tda_dagster.report.bench.contents import Cohort
+from tda_dagster.report.bench.contents import Cohort, named
 from tda_dagster.report.bench.layout import Section
-from tda_dagster.report.bench.wording import fixed, or_nan, percent
+from tda_dagster.report.bench.wording import fixed, or_nan, percent, short
 from tda_dagster.report.experiment import Chart
 
 
 def left_out(cohort: Cohort) -> Section | None:
     """What leaving the most attributed tracks out of training did."""
-    tried = sorted(cohort.known("rise"), key=lambda m: (-(m.rise or 0.0), m.method_id))
+    tried = named(sorted(cohort.known("rise"), key=lambda m: (-(m.rise or 0.0), m.method_id)))
     if not tried:
         return None
     chance = next((m.rise for m in tried if m.method == "random"), None)
@@ -35,7 +35,7 @@ def left_out(cohort: Cohort) -> Section | None:
                 "; ".join(f"{m.name}: {percent(m.rise)} %" for m in tried),
                 partial(
                     charts.bars,
-                    [m.name for m in tried],
+                    [short(m.name) for m in tried],
                     [100 * (m.rise or 0.0) for m in tried],
                     [math.nan if m.rise_se is None else 100 * m.rise_se for m in tried],
                     "rise of the query's loss, %",
@@ -43,6 +43,7 @@ def left_out(cohort: Cohort) -> Section | None:
                 ),
             ),
         ),
+        wide=True,
     )
 
 
@@ -56,7 +57,7 @@ PLANTED = {
 
 def planted(cohort: Cohort) -> Section | None:
     """Which methods find what was planted."""
-    asked = sorted(cohort.known("planted"), key=lambda m: (-(m.planted or 0.0), m.method_id))
+    asked = named(sorted(cohort.known("planted"), key=lambda m: (-(m.planted or 0.0), m.method_id)))
     kinds = [kind for kind in PLANTED if any(getattr(m, kind) is not None for m in asked)]
     if not kinds:
         return None
@@ -77,7 +78,7 @@ def planted(cohort: Cohort) -> Section | None:
             Chart(
                 "Average precision, by what was planted (number of excerpts)",
                 "; ".join(f"{m.name}: {fixed(m.planted, 2)}" for m in asked),
-                partial(figures.matrix, values, [m.name for m in asked], columns),
+                partial(figures.matrix, values, [short(m.name, 40) for m in asked], columns),
             ),
         ),
     )
