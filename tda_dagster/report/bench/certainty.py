@@ -123,8 +123,10 @@ def _calibration_in_words(sign: _Sign, calibrated: Sequence[_Known]) -> str:
     if not sign.threshold:
         return said + f"No threshold is set ({sign.setting} is 0), so every query is attributed."
     above, below = _kept(confirming, sign.threshold)
+    said += f"Below the threshold, {sign.setting} = {sign.threshold:g}, a query is not attributed: "
+    if not below:
+        return said + f"all {len(confirming)} answers reach it."
     return said + (
-        f"Below the threshold, {sign.setting} = {sign.threshold:g}, a query is not attributed: "
         f"{len(above)} of {len(confirming)} answers reach it; their mean LDS of evidence is "
         f"{fixed(_mean(above))}, and that of those that do not {fixed(_mean(below))}."
     )

@@ -238,6 +238,7 @@ def calibration(
             axes.axvline(place, color=look.ink, linewidth=0.9, linestyle="--", label=literal(name))
         if scale == "symlog":
             axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=min((float(x.min()) for x, _ in groups.values()), default=0.0))
             axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(across, fontsize=8)
         axes.set_ylabel(upward, fontsize=8)
