@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from attribution.conftest import MadeMaterial
+from attribution.conftest import Study
 from torch import Tensor
 
 from tda_dagster.attribution.methods import JointScoringSpec, method_class
@@ -15,14 +15,14 @@ from tda_dagster.settings import Settings, overridden
 TIMES = 3
 
 
-def scores(material: MadeMaterial, queries: LatentSegments, batch: int, cached: int) -> Tensor:
+def scores(study: Study, queries: LatentSegments, batch: int, cached: int) -> Tensor:
     own = {"timesteps": TIMES, "batch_size": batch, "cached_batch_size": cached}
     settings = overridden(
         Settings(), {"unlearning.draws": 2, "method_settings": {"abu": own}}, "test"
     )
     method = method_class("abu").of(settings)
     assert isinstance(method, JointScoringSpec)
-    return method.score(material, queries)  # type: ignore[arg-type]
+    return method.score(study, queries)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,12 @@ def queries(segments: LatentSegments) -> LatentSegments:
     return segments.take([2, 5])
 
 
-def test_scores_are_rises_under_noise_by_the_batch(
-    material: MadeMaterial, queries: LatentSegments
-) -> None:
-    model, train = material.model, material.train
-    found = scores(material, queries, 4, 4)
+def test_scores_are_rises_under_noise_by_the_batch(study: Study, queries: LatentSegments) -> None:
+    model, train = study.model, study.train
+    found = scores(study, queries, 4, 4)
     options = dict(Settings().unlearning) | {"draws": 2}
     for q in range(len(queries)):
-        delta = unlearn(model, queries.take([q]), material.fisher, **options).delta
+        delta = unlearn(model, queries.take([q]), study.fisher, **options).delta
         for i in range(len(train)):
             one = train.take([i])
             batch, place = divmod(i, 4)
@@ -58,10 +56,8 @@ def test_scores_are_rises_under_noise_by_the_batch(
             assert float(found[q, i]) == pytest.approx(rise, rel=1e-2, abs=1e-6)
 
 
-def test_another_batch_size_breaks_the_pairs(
-    material: MadeMaterial, queries: LatentSegments
-) -> None:
-    paired, broken = scores(material, queries, 4, 4), scores(material, queries, 4, 3)
+def test_another_batch_size_breaks_the_pairs(study: Study, queries: LatentSegments) -> None:
+    paired, broken = scores(study, queries, 4, 4), scores(study, queries, 4, 3)
     assert float(broken.abs().mean()) > 3 * float(paired.abs().mean())
     # The first segment of the first batch meets the same noise in both.
     torch.testing.assert_close(paired[:, 0], broken[:, 0], rtol=1e-2, atol=1e-6)

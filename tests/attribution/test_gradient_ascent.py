@@ -30,11 +30,11 @@ def rise(model: MusicModel, query: LatentSegments, delta: object) -> float:
 
 
 def test_the_query_s_loss_rises_as_by_fim_unlearning(
-    material: Material, model: MusicModel, query: LatentSegments
+    study: Material, model: MusicModel, query: LatentSegments
 ) -> None:
     spec = GradientAscent.of(Settings(unlearning=OPTIONS))
-    result = spec.unlearn(material, query)
-    fim = unlearn(model, query, material.fisher, **dict(OPTIONS))
+    result = spec.unlearn(study, query)
+    fim = unlearn(model, query, study.fisher, **dict(OPTIONS))
     wanted = rise(model, query, fim.delta)
     assert wanted > 0
     assert rise(model, query, result.delta) == pytest.approx(wanted, rel=0.01)
@@ -42,9 +42,9 @@ def test_the_query_s_loss_rises_as_by_fim_unlearning(
 
 
 def test_the_step_is_along_the_gradient(
-    material: Material, model: MusicModel, query: LatentSegments
+    study: Material, model: MusicModel, query: LatentSegments
 ) -> None:
-    result = GradientAscent.of(Settings(unlearning=OPTIONS)).unlearn(material, query)
+    result = GradientAscent.of(Settings(unlearning=OPTIONS)).unlearn(study, query)
     plan = NoisePlan(draws=OPTIONS.draws, seed=OPTIONS.seed)
     gradient, _ = mean_gradient(
         model, list(result.delta), query, plan, mask_padding=True, batch_size=16
@@ -57,10 +57,10 @@ def test_the_step_is_along_the_gradient(
 
 
 def test_a_loss_that_fim_unlearning_does_not_raise_cannot_be_matched(
-    material: Material, query: LatentSegments, monkeypatch: pytest.MonkeyPatch
+    study: Material, query: LatentSegments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A step so small that the loss, rounded, stays what it was.
     options = OPTIONS.model_copy(update={"learning_rate": 1e-12})
     spec = GradientAscent.of(Settings(unlearning=options))
     with pytest.raises(UnlearningError, match=r"no rise to match|changes its loss"):
-        spec.unlearn(material, query)
+        spec.unlearn(study, query)
