@@ -44,6 +44,7 @@ from tda_dagster.evaluation.reconstruction import compare
 from tda_dagster.materialization import Job, study_asset
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact
+from warehouse.tables import BY_NAME
 
 RECONSTRUCTED = 40
 """Segments that reconstruction is measured on, at most."""
@@ -252,16 +253,6 @@ def _coverage(
             yield query_id, "interval_coverage", found, "none", "halves of the draws"
 
 
-RESAMPLE_SCHEMA = {
-    "cohort": pl.String,
-    "method_id": pl.String,
-    "metric": pl.String,
-    "detail": pl.String,
-    "resample": pl.Int64,
-    "value": pl.Float64,
-}
-"""A metric when queries and subsets are drawn again. The draws are the same for all methods."""
-
 READINGS: dict[str, Callable[[Array, float], Array]] = {
     "lds": lambda scores, threshold_z: scores,
     "evidence_lds": evidence,
@@ -326,7 +317,7 @@ def datamodel(job: Job, out: Path) -> None:
                         "resample": range(len(estimate.resamples)),
                         "value": estimate.resamples,
                     },
-                    schema=RESAMPLE_SCHEMA,
+                    schema=BY_NAME["fct_resample"].schema,
                 )
             )
     if len(found) > 1:

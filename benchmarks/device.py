@@ -49,7 +49,7 @@ def main() -> None:
 
     def fisher(model: MusicModel) -> Tensor:
         found = estimate_fisher(model, segments, PLAN, batch_size=options.batch)
-        return torch.cat([value.flatten().cpu() for value in found.sums.values()])
+        return torch.cat([value.flatten() for value in found.sums.values()])
 
     def unlearned(model: MusicModel) -> dict[str, Tensor]:
         return unlearn(

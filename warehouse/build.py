@@ -15,7 +15,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from warehouse.tables import BY_NAME, TABLES, WarehouseError, data_dictionary, empty, validate
+from warehouse.dictionary import data_dictionary
+from warehouse.tables import BY_NAME, TABLES, WarehouseError, empty, validate
 
 # Otherwise a misspelt table name would find a Python variable of that name.
 _OWN_TABLES_ONLY: dict[str, str | bool | int | float | list[str]] = {

@@ -4,14 +4,13 @@ DDL, validation, comments and the data dictionary are generated from these defin
 view computes is said in its `.sql` file.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
 
 from tda_dagster.errors import TdaError
 
-_SQL_TYPES = {pl.String: "VARCHAR", pl.Int64: "BIGINT", pl.Float64: "DOUBLE", pl.Boolean: "BOOLEAN"}
+SQL_TYPES = {pl.String: "VARCHAR", pl.Int64: "BIGINT", pl.Float64: "DOUBLE", pl.Boolean: "BOOLEAN"}
 
 
 class WarehouseError(TdaError):
@@ -52,7 +51,7 @@ class Table:
     def ddl(self) -> str:
         """CREATE TABLE statement."""
         lines = [
-            f"    {c.name} {_SQL_TYPES[c.dtype]}{'' if c.nullable else ' NOT NULL'}"
+            f"    {c.name} {SQL_TYPES[c.dtype]}{'' if c.nullable else ' NOT NULL'}"
             for c in self.columns
         ]
         return f"CREATE TABLE {self.name} (\n" + ",\n".join(lines) + "\n)"
@@ -309,23 +308,6 @@ TABLES = (
 
 BY_NAME = {table.name: table for table in TABLES}
 
-SHARES = """\
-Shares of a query under a method come from the scores of its training segments:
-
-1. z = (score − median) / (1.4826 · MAD): how far a score stands out from the bulk of segments,
-   most of which had no influence. (MAD: median absolute deviation. If it is 0, every z is 0.)
-2. evidence = max(0, z − threshold_z).
-3. Pure noise leaves evidence too: N segments of standard normal z leave N · null_excess on
-   average. unattributed = min(1, N · null_excess / total evidence), and 1 without any evidence.
-4. A query is not attributed (unattributed = 1) if its scores are less reliable than min_reliability
-   (the part of what tells them apart that is more than chance in the draws), or if the best segment
-   stands out by less than min_prominence times as far as the best of N draws of normal noise would:
-   z < min_prominence · √(2 ln N). Both are in v_query_reliability.
-5. share = (1 − unattributed) · evidence / total evidence.
-
-Shares of tracks, artists, rightsholders and collections are sums of their segments' shares. With
-the unattributed share they sum to one. They are parts of the evidence found, not of the music."""
-
 
 def validate(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with the table's columns in order and its rows sorted by key.
@@ -383,21 +365,3 @@ def _check_values(name: str, column: Column, frame: pl.DataFrame) -> None:
 def empty(name: str) -> pl.DataFrame:
     """The table without rows."""
     return pl.DataFrame(schema=BY_NAME[name].schema)
-
-
-def data_dictionary() -> str:
-    """All tables and columns with types, units and meanings, and the rule of shares: Markdown."""
-    parts = ["# Data dictionary", "## Shares", SHARES]
-    for table in TABLES:
-        key = ", ".join(table.key) or "none"
-        parts += [f"## {table.name}", f"{table.description} Key: {key}."]
-        parts.append("\n".join(_dictionary_rows(table.columns)))
-    return "\n\n".join(parts) + "\n"
-
-
-def _dictionary_rows(columns: Iterable[Column]) -> Iterable[str]:
-    yield "| column | type | unit | meaning |"
-    yield "|---|---|---|---|"
-    for column in columns:
-        kind = _SQL_TYPES[column.dtype] + (", may be null" if column.nullable else "")
-        yield f"| {column.name} | {kind} | {column.unit} | {column.description} |"

@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from warehouse.build import build, content_digest, example_sql, list_examples, query
-from warehouse.tables import BY_NAME, TABLES, WarehouseError, data_dictionary, validate
+from warehouse.dictionary import data_dictionary
+from warehouse.tables import BY_NAME, TABLES, WarehouseError, validate
 
 THRESHOLD = 2.0
 HOSTILE = "Robert'); DROP TABLE dim_track;-- <script>"

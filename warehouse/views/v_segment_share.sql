@@ -9,6 +9,9 @@ WITH weighed AS (
     SELECT
         s.*,
         g.track_id,
+        r.segments,
+        r.reliability,
+        r.prominence,
         CASE WHEN r.robust_sd > 0 THEN (s.score - r.median_score) / r.robust_sd ELSE 0 END AS z,
         greatest(0, z - u.threshold_z) AS evidence
     FROM fct_score s
@@ -19,24 +22,21 @@ WITH weighed AS (
 ),
 totals AS (
     SELECT
-        query_id,
-        method_id,
+        query_id, method_id, segments, reliability, prominence,
         coalesce(sum(evidence ORDER BY segment_id) FILTER (evidence > 0), 0) AS total_evidence
     FROM weighed
-    GROUP BY query_id, method_id
+    GROUP BY query_id, method_id, segments, reliability, prominence
 ),
 abstained AS (
     SELECT
         t.*,
         CASE
-            WHEN r.reliability < u.min_reliability OR r.prominence < u.min_prominence THEN 1
+            WHEN t.reliability < u.min_reliability OR t.prominence < u.min_prominence THEN 1
             WHEN t.total_evidence > 0
-                THEN least(1, r.segments * u.null_excess / t.total_evidence)
+                THEN least(1, t.segments * u.null_excess / t.total_evidence)
             ELSE 1
         END AS unattributed
-    FROM totals t
-    JOIN v_query_reliability r USING (query_id, method_id)
-    CROSS JOIN share_rule u
+    FROM totals t CROSS JOIN share_rule u
 )
 SELECT
     w.query_id,
