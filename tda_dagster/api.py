@@ -10,8 +10,10 @@ from tda_dagster.corpus import SegmentSpec, index_dataset, iter_segments, read_m
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.numerics import fixed_numerics
 
 
+@fixed_numerics()
 def open_dataset(
     manifest: str,
     model: MusicModel,
@@ -47,6 +49,7 @@ def open_dataset(
     return LatentSegments.of(index.segments, torch.cat(batches), captions)
 
 
+@fixed_numerics()
 def rank(
     model: MusicModel,
     dataset: LatentSegments,

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
+from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
 from tda_dagster.progress import Progress
 from tda_dagster.schema import dagster_schema
@@ -80,7 +81,8 @@ def _dagster_asset(
     )
     # Dagster reads this annotation, and only understands it without a type argument.
     def compute(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        return _materialize(declared, context)
+        with fixed_numerics():
+            return _materialize(declared, context)
 
     return compute
 

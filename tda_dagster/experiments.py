@@ -6,12 +6,10 @@ is made of is in the settings; what is computed per partition is in the asset gr
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-import torch
 from rich.console import Console
 
 from tda_dagster.attribution.methods import UnlearningSpec
@@ -21,7 +19,8 @@ from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.diffusion.opening import open_model
 from tda_dagster.errors import TdaError
-from tda_dagster.materialization import STUDY_ASSETS, threads_per_worker
+from tda_dagster.materialization import STUDY_ASSETS
+from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import Partition, experiment_partitions
 from tda_dagster.workspace import Workspace
 
@@ -144,23 +143,12 @@ def _timings(workspace: Workspace) -> tuple[float, float]:
     segments = _latents(workspace)[0]
     some = segments.take(range(min(_TIMED_SEGMENTS, len(segments))))
     plan = NoisePlan(draws=2, seed=0)
-    with _worker_threads(workspace.workers):
+    with fixed_numerics():
         sweep(model, some.take([0]), plan)  # the first pass of a process is slower
         start = time.monotonic()
         sweep(model, some, plan, batch_size=workspace.settings.sweep.batch_size)
         per_forward = (time.monotonic() - start) / (2 * len(some))
         return per_forward / workspace.workers, _time_of_a_piece(model, workspace)
-
-
-@contextmanager
-def _worker_threads(workers: int) -> Iterator[None]:
-    """Inside the block torch has the threads that one of several workers would have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads_per_worker(workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _time_of_a_piece(model: MusicModel, workspace: Workspace) -> float:

@@ -5,20 +5,17 @@ follows from it, and what its function is given. How Dagster sees it is in `dags
 declarations themselves are in `assets/`.
 """
 
-import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, Protocol, TypeVar
 
-import torch
-
 from tda_dagster.attribution.methods import MethodSpec
 from tda_dagster.errors import TdaError
+from tda_dagster.numerics import worker_pool
 from tda_dagster.partitions import Partition
 from tda_dagster.settings import Settings
 from tda_dagster.store import Artifact, ArtifactStore, Recipe, Ref
@@ -58,12 +55,6 @@ class Shard:
     config: Mapping[str, Any]
     file: str
     produce: Callable[[Path], None]
-
-
-def threads_per_worker(workers: int) -> int:
-    """The threads that torch takes in each of several workers: few large operations do not pay
-    for more than a core, several shards at a time do."""
-    return max(1, (os.cpu_count() or 1) // workers)
 
 
 _MAKING = threading.Lock()
@@ -131,11 +122,8 @@ class Job:
         """The same for several that do not need each other, side by side on threads; reports
         progress. What their `produce` shares must bear that (see `PerThread`)."""
         workers = self.workspace.workers
-        threads = threads_per_worker(workers)
         make = partial(self._shard, side_by_side=workers)
-        with ThreadPoolExecutor(
-            workers, initializer=torch.set_num_threads, initargs=(threads,)
-        ) as pool:
+        with worker_pool(workers) as pool:
             try:
                 paths = []
                 for path in pool.map(make, shards):

@@ -124,8 +124,10 @@ class ModelSettings(Section):
 class ComputeSettings(Section):
     """How work is spread over the machine; changes no result."""
 
-    workers: PositiveInt = Field(
-        2, description="shards worked on side by side on a CPU, each with a copy of the model"
+    workers: PositiveInt | None = Field(
+        None,
+        description="shards worked on side by side on a CPU, each with a copy of the model "
+        "(null: as many as there are cores)",
     )
 
 

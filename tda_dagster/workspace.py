@@ -144,7 +144,9 @@ class Workspace:
     def workers(self) -> int:
         """Shards to work on side by side: one on an accelerator, which they would only share."""
         settings = self.settings
-        return settings.compute.workers if settings.model.device == "cpu" else 1
+        if settings.model.device != "cpu":
+            return 1
+        return settings.compute.workers or len(os.sched_getaffinity(0))
 
     def plain_folder(self, artifact: Artifact) -> Path:
         """The artifact as a folder with proper names, kept in the cache."""

@@ -1,18 +1,17 @@
 """Gradients of the denoising loss with respect to named weights, one per example or averaged."""
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.diffusion.objective import Objective, denoising_loss
+from tda_dagster.numerics import UnfusedAttention
 
 
 def per_example_gradients(
@@ -37,12 +36,10 @@ def per_example_gradients(
     vectorised = vmap(gradient, in_dims=(None, 0, 0, 0, 0, 0, 0))
     waiting = draw_rows(model, segments, plan, batch_size)
     while True:
-        # vmap cannot go through the fused attention kernels. Conditioning, which `draw_rows`
-        # computes, is inside too: it must not depend on what other threads do.
-        with MATH_ATTENTION:
-            rows = next(waiting, None)
-            if rows is None:
-                return
+        rows = next(waiting, None)
+        if rows is None:
+            return
+        with UnfusedAttention():  # vmap cannot go through the fused attention kernels
             gradients = vectorised(
                 weights,
                 rows.latents,
@@ -53,30 +50,6 @@ def per_example_gradients(
                 rows.mask if mask_padding else torch.ones_like(rows.mask),
             )
         yield gradients
-
-
-class _MathAttention:
-    """Attention without fused kernels, for as long as any thread is inside: the choice is the
-    process's, and a thread that leaves must not change the numbers of one that is still at work."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._chosen = sdpa_kernel(SDPBackend.MATH)
-                self._chosen.__enter__()
-            self._inside += 1
-
-    def __exit__(self, *raised: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._chosen.__exit__(None, None, None)
-
-
-MATH_ATTENTION = _MathAttention()
 
 
 def mean_gradient(

@@ -5,6 +5,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tda_dagster.errors import TdaError
+from tda_dagster.numerics import group_means
 
 Array = NDArray[np.float64]
 
@@ -101,10 +102,14 @@ def _paired(base: pl.DataFrame, unlearned: pl.DataFrame, timestep_min: float) ->
 
 def _scored(paired: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
     """The mean of `value` over the draws of each segment, ranked."""
-    scores = (
-        paired.group_by("segment_id")
-        .agg(score=value.mean(), score_se=value.std() / pl.len().sqrt())
-        .sort("segment_id")
+    values = paired.select(value=value)["value"].to_numpy()
+    starts, means, deviations, draws = group_means([paired["segment_id"].to_numpy()], values)
+    scores = pl.DataFrame(
+        {
+            "segment_id": paired["segment_id"].gather(starts),
+            "score": means,
+            "score_se": pl.Series(deviations / np.sqrt(draws)).fill_nan(None),
+        }
     )
     bad = scores.filter(~pl.col("score").is_finite())
     if bad.height:

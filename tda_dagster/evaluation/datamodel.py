@@ -13,6 +13,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from tda_dagster.numerics import group_means
+
 Array = NDArray[np.float64]
 
 
@@ -35,11 +37,12 @@ def by_subset(losses: pl.DataFrame, queries: Sequence[str]) -> Array:
 
     `losses` has one row per `repeat`, `subset`, `query_id` and draw, and is complete.
     """
-    means = (
-        losses.group_by("repeat", "subset", "query_id")
-        .agg(pl.col("loss").sort_by("draw").mean())
-        .sort("repeat", "subset")
+    ordered = losses.sort("repeat", "subset", "query_id", "draw")
+    keys = ("repeat", "subset", "query_id")
+    starts, values, _, _ = group_means(
+        [ordered[key].to_numpy() for key in keys], ordered["loss"].to_numpy()
     )
+    means = ordered.select(keys)[starts].with_columns(loss=pl.Series(values))
     return np.stack(
         [
             np.stack([part.filter(query_id=query)["loss"].to_numpy() for query in queries])

@@ -8,12 +8,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tda_dagster.attribution.features import TrainingCheckpoint
-from tda_dagster.attribution.gradients import MATH_ATTENTION
 from tda_dagster.attribution.methods.spec import Material, stored_checkpoints
 from tda_dagster.bench.peers.peer import PeerSpec, importing, loss_of_one
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.errors import TdaError
+from tda_dagster.numerics import UnfusedAttention
 
 
 class DattriTrak(PeerSpec):
@@ -46,7 +46,7 @@ class DattriTrak(PeerSpec):
         def output_is_loss(_weights: Mapping[str, Tensor], row: Sequence[Tensor]) -> Tensor:
             return row[0].new_zeros(())  # dattri weights segments by one minus this
 
-        with MATH_ATTENTION:
+        with UnfusedAttention():
             attributor = TRAKAttributor(
                 task=_task(self, model, material, [None]),
                 correct_probability_func=output_is_loss,
@@ -75,7 +75,7 @@ class DattriTracIn(PeerSpec):
             from dattri.algorithm.tracin import TracInAttributor
         checkpoints = stored_checkpoints(material, self.method)
         model = self.working_copy(material.model)
-        with MATH_ATTENTION:
+        with UnfusedAttention():
             attributor = TracInAttributor(
                 task=_task(self, model, material, checkpoints),
                 weight_list=torch.tensor([c.learning_rate for c in checkpoints]),

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from tda_dagster.attribution.gradients import MATH_ATTENTION
 from tda_dagster.attribution.methods.spec import Material
 from tda_dagster.bench.peers.peer import DrawRows, PeerSpec, importing, row_losses
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.diffusion.objective import Denoiser, Objective, diffuse, mean_over
+from tda_dagster.numerics import UnfusedAttention
 
 _INSTALL = (
     " and pip install --no-deps kronfluence (it asks for torchvision, which it does not use, and "
@@ -67,7 +67,7 @@ class Kronfluence(PeerSpec):
         batch = self.gradients.batch_size
         bytes_per_batch = 4 * batch * model.parameter_count([f"{name}.weight" for name in layers])
         held = max(1, int(_HELD_BYTES / bytes_per_batch))
-        with TemporaryDirectory() as folder, MATH_ATTENTION:
+        with TemporaryDirectory() as folder, UnfusedAttention():
             analyzer = Analyzer(
                 analysis_name=self.method,
                 model=prepare_model(model.denoiser, task),

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tda_dagster.attribution.gradients import MATH_ATTENTION
 from tda_dagster.attribution.methods.spec import Material
 from tda_dagster.bench.peers.peer import PeerSpec, importing, loss_of_one
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.errors import TdaError
+from tda_dagster.numerics import UnfusedAttention
 
 
 class TrakerTrak(PeerSpec):
@@ -50,7 +50,7 @@ class TrakerTrak(PeerSpec):
         names = list(model.layer_group(self.gradients.layer_group))
         device = str(model.device)
         weights = model.denoiser.state_dict()
-        with TemporaryDirectory() as folder, MATH_ATTENTION:
+        with TemporaryDirectory() as folder, UnfusedAttention():
             traker = TRAKer(
                 model=model.denoiser,
                 task=_Output(self, model),
