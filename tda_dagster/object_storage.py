@@ -510,7 +510,8 @@ def _diagnosis(error: BaseException) -> tuple[str, bool]:
                 "the endpoint (store.endpoint_url, AWS_ENDPOINT_URL) and the network"
             ), True
         case OSError():
-            return error.strerror or type(error).__name__, error.errno in _PASSING_ERRNO
+            reason = error.strerror or redacted(str(error)) or "the system refuses it"
+            return reason, error.errno in _PASSING_ERRNO
         case _:
             reason = redacted(str(error)) or "no reason is given"
     return reason, False

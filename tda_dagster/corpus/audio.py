@@ -14,6 +14,7 @@ import soxr
 
 from tda_dagster.corpus.containers import (
     ContainerError,
+    DamagedError,
     Stream,
     TruncatedError,
     foreign_kind,
@@ -115,13 +116,21 @@ class _Source:
     frames: int
 
 
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from front to end: otherwise soundfile seeks after every block, which
+    fails where the length is unknown."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
     """Samples [spec.channels, n] at the model's rate, and what the file itself has."""
     sink: _Sink | None = None
     for stream in read_container(content):
         if stream.frames == 0:
             continue
-        with soundfile.SoundFile(io.BytesIO(stream.content)) as file:
+        with _ForwardFile(io.BytesIO(stream.content)) as file:
             if sink is None:
                 sink = _Sink(file.samplerate, file.channels, spec)
             sink.require_same(file.samplerate, file.channels)
@@ -136,12 +145,20 @@ def _read(file: soundfile.SoundFile, stream: Stream, sink: "_Sink") -> None:
 
     Raises `TruncatedError` where less comes than was promised.
     """
-    promised = file.frames if stream.frames is None else stream.frames
-    before = sink.frames
+    promised: int = file.frames if stream.frames is None else stream.frames
+    end = sink.frames + promised
     if promised < _UNKNOWN_FRAMES:
-        sink.require_room(before + promised)
-    while len(block := file.read(sink.block_frames, dtype="float32", always_2d=True)):
-        sink.add(block)
+        sink.require_room(end)
+    before = sink.frames
+    try:
+        # Not beyond what was promised: tags may follow, at which a decoder stumbles.
+        while wanted := min(sink.block_frames, end - sink.frames):
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            sink.add(block)
+    except soundfile.LibsndfileError as error:
+        raise DamagedError(f"it is truncated or damaged: {_said(error)}") from error
     decoded = sink.frames - before
     if promised < _UNKNOWN_FRAMES and promised - decoded > _LONGEST_SHORTFALL_S * sink.rate_hz:
         whose = "its header promises" if stream.frames is None else "it has frames for"
@@ -239,5 +256,9 @@ def _why(content: bytes, error: soundfile.LibsndfileError) -> str:
     if kind is not None:
         advice = "; convert it to WAV or FLAC" if kind.is_audio else ""
         return f"it cannot be decoded: it is {kind.name}{advice}"
-    reason = error.error_string.strip().rstrip(".") or "unknown error"
-    return f"it cannot be decoded: {reason} (convert it to WAV or FLAC)"
+    return f"it cannot be decoded: {_said(error)} (convert it to WAV or FLAC)"
+
+
+def _said(error: soundfile.LibsndfileError) -> str:
+    words: str = error.error_string
+    return words.removeprefix("Error :").strip().rstrip(".") or "unknown error"

@@ -261,7 +261,7 @@ def _under_its_name(
     if len(same) == 1:
         return get(same[0])
     for near in there(names.near_names):
-        raise names.NoSuchFileError(names.mention(_file_name(near)))
+        raise names.NoSuchFileError(names.mention(_below_folder(near, url)))
     raise missing
 
 
@@ -274,6 +274,8 @@ def _spelled(url: str, spell: Callable[[str], list[str]]) -> list[str]:
     return [f"{protocol}{mark}{form}{chain}{rest}" for form in spell(path)]
 
 
-def _file_name(url: str) -> str:
-    path = web.path_of(url) if _is_http(url) else url.partition("::")[0]
-    return path.rpartition("/")[2]
+def _below_folder(near: str, url: str) -> str:
+    """The path of `near` as seen from the folder of `url`."""
+    path, original = (web.path_of(u) if _is_http(u) else u.partition("::")[0] for u in (near, url))
+    folder = original[: original.rfind("/") + 1]
+    return path.removeprefix(folder) if path.startswith(folder) else path.rpartition("/")[2]

@@ -17,9 +17,9 @@ import requests
 import urllib3
 
 _CONNECT_S = 5.0
-_SILENCE_S = 20.0
+_SILENCE_S = 15.0
 _PATIENCE_S = 8.0  # of one file, while the server answers that it is busy or broken
-_FAILURES = 5  # in a row, of different files: then it is the host
+_FAILURES = 3  # in a row, of different files: then it is the host
 _FORGET_S = 120.0
 _SLOWEST_BYTES_S = 16_000
 _GRACE_S = 60.0
@@ -208,7 +208,10 @@ def _ask_once(method: str, target: str, use: Callable[[requests.Response], _Resu
             _require_success(answer.status_code)
             return use(answer)
     except requests.exceptions.SSLError as error:
-        raise WebError("the server's certificate is not accepted") from error
+        raise WebError(
+            "no secure connection comes about: the server's certificate is not accepted, or it "
+            "speaks http"
+        ) from error
     except (requests.ReadTimeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _PassingError(_BROKEN_OFF, is_host=True) from error
     except requests.ConnectionError as error:

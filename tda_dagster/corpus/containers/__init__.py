@@ -5,7 +5,7 @@ walked here first: what it declares must be there, and what is there is counted.
 """
 
 from tda_dagster.corpus.containers.chunked import read_chunked
-from tda_dagster.corpus.containers.headed import check_headed
+from tda_dagster.corpus.containers.headed import read_headed
 from tda_dagster.corpus.containers.kinds import ForeignKind, foreign_kind
 from tda_dagster.corpus.containers.mpeg import find_mpeg, id3v2_bytes, read_mpeg
 from tda_dagster.corpus.containers.ogg import read_ogg
@@ -43,12 +43,12 @@ def read_container(content: bytes) -> list[Stream]:
     sound = read_chunked(audio)
     if sound is not None:
         if sound.is_mpeg:
-            frames = audio[sound.start : sound.end]
+            frames = sound.content[sound.start : sound.end]
             first = find_mpeg(frames, 0)
             if first is not None:
                 return [read_mpeg(frames, first)]
-        return [Stream(audio)]
-    check_headed(audio)
+        return [Stream(sound.content)]
+    audio = read_headed(audio)
     if foreign_kind(audio) is None and (first := find_mpeg(audio, 0)) is not None:
         return [read_mpeg(audio, first)]
     return [Stream(audio)]

@@ -1,5 +1,6 @@
 """What reading a container gives, and what can be wrong with one."""
 
+import struct
 from dataclasses import dataclass
 
 
@@ -30,7 +31,7 @@ class Stream:
     frames: int | None = None
 
 
-_TOLERATED_BYTES = 1024
+_TOLERATED_BYTES = 256
 _PLACEHOLDERS = ((0x7FFF_0000, 0x8000_0100), (0xFFFF_0000, 0xFFFF_FFFF), (0x7FFF << 48, 1 << 64))
 
 
@@ -49,3 +50,10 @@ def require_bytes(declared: int, there: int) -> None:
     """
     if declared - there > _TOLERATED_BYTES:
         raise TruncatedError(f"its header promises {declared} bytes of audio, {there} are there")
+
+
+def with_number(content: bytes, field: tuple[int, str], number: int) -> bytes:
+    """A copy of `content` with another number in the field at a position, of a `struct` layout."""
+    position, layout = field
+    end = position + struct.calcsize(layout)
+    return content[:position] + struct.pack(layout, number) + content[end:]
