@@ -140,7 +140,7 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "dataset/index",
-    version="1",
+    version="2",
     inputs=["dataset/manifest", "base/autoencoder"],
     settings=[
         "dataset.manifest",

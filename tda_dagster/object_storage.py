@@ -406,7 +406,7 @@ class RemoteFiles:
 
     def _endpoint(self) -> str:
         endpoint = getattr(self.fs, "endpoint_url", None)
-        return f" at {_redacted(endpoint)}" if endpoint else ""
+        return f" at {redacted(endpoint)}" if endpoint else ""
 
 
 def side_by_side(
@@ -464,7 +464,7 @@ def _require_endpoint(url: str) -> None:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ObjectStorageError(
             "store.endpoint_url (AWS_ENDPOINT_URL)",
-            f"{_redacted(url)!r} is no endpoint: one looks like https://s3.example.org",
+            f"{redacted(url)!r} is no endpoint: one looks like https://s3.example.org",
         )
     if parts.username or parts.password or parts.query:
         raise ObjectStorageError(
@@ -510,9 +510,10 @@ def _diagnosis(error: BaseException) -> tuple[str, bool]:
                 "the endpoint (store.endpoint_url, AWS_ENDPOINT_URL) and the network"
             ), True
         case OSError():
-            return error.strerror or type(error).__name__, error.errno in _PASSING_ERRNO
+            reason = error.strerror or redacted(str(error)) or "the system refuses it"
+            return reason, error.errno in _PASSING_ERRNO
         case _:
-            reason = f"{type(error).__name__}: {_redacted(str(error))}"
+            reason = redacted(str(error)) or "no reason is given"
     return reason, False
 
 
@@ -527,8 +528,8 @@ def _answer(error: BaseException | None) -> tuple[str | None, int]:
     return None, 0
 
 
-def _redacted(text: str) -> str:
-    """The first line of a text, without what a URL may carry besides the place."""
+def redacted(text: str) -> str:
+    """For messages: the first line of a text, without what a URL may carry besides the place."""
     line = (text.splitlines() or [""])[0]
     line = re.sub(r"//[^/@\s]*@", "//", line)
     return re.sub(r"\?[^\s'\"]*", "", line)[:200]

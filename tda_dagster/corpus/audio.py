@@ -12,20 +12,41 @@ import numpy as np
 import soundfile
 import soxr
 
-from tda_dagster.corpus.location import LocationError, read_bytes
+from tda_dagster.corpus.containers import (
+    ContainerError,
+    DamagedError,
+    Stream,
+    TruncatedError,
+    foreign_kind,
+    read_container,
+)
+from tda_dagster.corpus.location import LocationError, read_bytes, shown_location
 from tda_dagster.corpus.rejects import RejectReason
 from tda_dagster.corpus.segments import Samples, SegmentSpec
 from tda_dagster.errors import TdaError
 
-_BLOCK_FRAMES = 1 << 18
-_LONGEST_SHORTFALL_S = 1.0
+LOWEST_RATE_HZ = 4_000
+HIGHEST_RATE_HZ = 768_000
+"""Telephones sample at 8 kHz, old computers at little more than 5 kHz; converters end at 768 kHz.
+What lies outside is a damaged header or no sound, and resampling it could take any memory."""
+
+MOST_VALUES = 1 << 30
+"""The most samples, over all channels and at the model's rate, that a file may have: 4 GiB, which
+is 6.8 h in mono or 3.4 h in stereo at 44.1 kHz. A few bytes of FLAC can hold days of silence."""
+
+HIGHEST_PEAK = 16.0
+"""Full scale is 1. Masters in floating point go some dB beyond it, but 24 dB are another scale."""
+
+_BLOCK_VALUES = 1 << 18
+_LONGEST_SHORTFALL_S = 0.1  # a decoder's delay; a tenth of a second is not a file that broke off
+_UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a length that no header tells
 
 
 class AudioError(TdaError):
     """An audio file cannot be used; `reason` is its code in `rejects`, `detail` the sentence."""
 
     def __init__(self, uri: str, reason: RejectReason, detail: str) -> None:
-        super().__init__(f"{uri}: {detail}.")
+        super().__init__(f"{shown_location(uri)}: {detail}.")
         self.reason = reason
         self.detail = detail
 
@@ -46,10 +67,14 @@ class AudioFile:
 
 
 def open_audio(uri: str, spec: SegmentSpec) -> AudioFile:
-    """Read and decode a local file or fsspec URL. Raises `AudioError`.
+    """Read and decode a local file or fsspec URL, whole, with its length counted and not believed.
 
     Channels: to mono by their mean; mono to several by repetition; any other change goes through
     mono. Resampling is soxr's HQ. The bytes are read once, so the hash is of what was decoded.
+    Memory is that of the file's bytes and of the samples returned, which are at most `MOST_VALUES`.
+
+    Raises `AudioError` for a file that is missing, cannot be read or decoded, broke off, holds no
+    audio, is too long, has an implausible sample rate or peak, or samples that are not finite.
     """
     try:
         content = read_bytes(uri)
@@ -57,19 +82,19 @@ def open_audio(uri: str, spec: SegmentSpec) -> AudioFile:
         reason = RejectReason.MISSING_FILE if error.missing else RejectReason.UNREADABLE
         raise AudioError(uri, reason, str(error)) from error
     try:
-        native, rate, channels = _decode(content, spec.channels)
+        samples, source = _decode(content, spec)
     except soundfile.LibsndfileError as error:  # its str() holds a memory address
-        raise AudioError(uri, RejectReason.UNREADABLE, _sentence(error.error_string)) from error
-    except _TruncatedError as error:
+        raise AudioError(uri, RejectReason.UNREADABLE, _why(content, error)) from error
+    except ContainerError as error:
         raise AudioError(uri, RejectReason.UNREADABLE, str(error)) from error
-    if not np.isfinite(native).all():
-        raise AudioError(uri, RejectReason.NOT_FINITE, "it contains samples that are NaN or Inf")
+    except _UnusableError as error:
+        raise AudioError(uri, error.reason, str(error)) from error
     return AudioFile(
-        samples=_resample(native, rate, spec.sample_rate_hz),
+        samples=samples,
         sha256=hashlib.sha256(content).hexdigest(),
-        sample_rate_hz=rate,
-        channels=channels,
-        duration_s=len(native) / rate,
+        sample_rate_hz=source.rate_hz,
+        channels=source.channels,
+        duration_s=source.frames / source.rate_hz,
     )
 
 
@@ -78,47 +103,162 @@ def decode_audio(uri: str, spec: SegmentSpec) -> Samples:
     return open_audio(uri, spec).samples
 
 
-class _TruncatedError(Exception):
-    pass
+class _UnusableError(Exception):
+    def __init__(self, reason: RejectReason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
-def _decode(content: bytes, channels: int) -> tuple[Samples, int, int]:
-    """Samples [n, channels] at the file's own rate, that rate, and the file's channel count.
+@dataclass(frozen=True)
+class _Source:
+    rate_hz: int
+    channels: int
+    frames: int
 
-    Reads by blocks until nothing comes: the length in a header may be unknown, or a lie that would
-    have us allocate terabytes.
+
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read from front to end: otherwise soundfile seeks after every block, which
+    fails where the length is unknown."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
+    """Samples [spec.channels, n] at the model's rate, and what the file itself has."""
+    sink: _Sink | None = None
+    for stream in read_container(content):
+        if stream.frames == 0:
+            continue
+        with _ForwardFile(io.BytesIO(stream.content)) as file:
+            if sink is None:
+                sink = _Sink(file.samplerate, file.channels, spec)
+            sink.require_same(file.samplerate, file.channels)
+            _read(file, stream, sink)
+    if sink is None or sink.frames == 0:
+        raise _UnusableError(RejectReason.TOO_SHORT, "it holds no audio, 0.000 s")
+    return sink.finish(), _Source(sink.rate_hz, sink.channels, sink.frames)
+
+
+def _read(file: soundfile.SoundFile, stream: Stream, sink: "_Sink") -> None:
+    """Decode by blocks until nothing comes, since the length in a header may be unknown or a lie.
+
+    Raises `TruncatedError` where less comes than was promised.
     """
-    blocks: list[Samples] = []
-    with soundfile.SoundFile(io.BytesIO(content)) as file:
-        while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
-            blocks.append(_mix(block, channels))
-        rate, own_channels, promised = file.samplerate, file.channels, file.frames
-    native = np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32)
-    unknown_length = promised >= np.iinfo(np.int64).max
-    if not unknown_length and promised - len(native) > _LONGEST_SHORTFALL_S * rate:
-        raise _TruncatedError(
-            f"it is truncated: its header promises {promised / rate:.1f} s, "
-            f"{len(native) / rate:.1f} s can be decoded"
+    promised: int = file.frames if stream.frames is None else stream.frames
+    end = sink.frames + promised
+    if promised < _UNKNOWN_FRAMES:
+        sink.require_room(end)
+    before = sink.frames
+    try:
+        # Not beyond what was promised: tags may follow, at which a decoder stumbles.
+        while wanted := min(sink.block_frames, end - sink.frames):
+            block = file.read(wanted, dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            sink.add(block)
+    except soundfile.LibsndfileError as error:
+        raise DamagedError(f"it is truncated or damaged: {_said(error)}") from error
+    decoded = sink.frames - before
+    if promised < _UNKNOWN_FRAMES and promised - decoded > _LONGEST_SHORTFALL_S * sink.rate_hz:
+        whose = "its header promises" if stream.frames is None else "it has frames for"
+        raise TruncatedError(
+            f"{whose} {promised / sink.rate_hz:.1f} s, "
+            f"{decoded / sink.rate_hz:.1f} s can be decoded"
         )
-    return native, rate, own_channels
+
+
+class _Sink:
+    """Takes decoded blocks; checks, mixes and resamples each as it comes."""
+
+    def __init__(self, rate_hz: int, channels: int, spec: SegmentSpec) -> None:
+        self.rate_hz = rate_hz
+        self.channels = channels
+        self.frames = 0
+        self._spec = spec
+        self._blocks: list[Samples] = []
+        if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
+            raise _UnusableError(
+                RejectReason.IMPLAUSIBLE,
+                f"its sample rate is {rate_hz} Hz, which is outside "
+                f"{LOWEST_RATE_HZ} ... {HIGHEST_RATE_HZ} Hz: correct its header",
+            )
+        self.block_frames = max(1, _BLOCK_VALUES // channels)
+        self._resampler: soxr.ResampleStream | None = None
+        if rate_hz != spec.sample_rate_hz:
+            self._resampler = soxr.ResampleStream(
+                rate_hz, spec.sample_rate_hz, spec.channels, dtype="float32", quality="HQ"
+            )
+
+    def require_same(self, rate_hz: int, channels: int) -> None:
+        """Raise if the next part of a file has another format than those before."""
+        if (rate_hz, channels) != (self.rate_hz, self.channels):
+            raise _UnusableError(
+                RejectReason.UNREADABLE,
+                f"its parts differ: {self.rate_hz} Hz with {self.channels} channels, then "
+                f"{rate_hz} Hz with {channels} channels; split it or convert it to WAV or FLAC",
+            )
+
+    def require_room(self, frames: int) -> None:
+        """Raise if so many frames of the file are more than can be held."""
+        target = self._spec.sample_rate_hz
+        longest_s = MOST_VALUES / self._spec.channels / target
+        if frames > longest_s * self.rate_hz:
+            raise _UnusableError(
+                RejectReason.TOO_LONG,
+                f"it is {frames / self.rate_hz / 3600:.1f} h long or more; a track may have at "
+                f"most {longest_s / 3600:.1f} h: split it",
+            )
+
+    def add(self, block: Samples) -> None:
+        """Take frames [n, channels] of the file."""
+        peak = float(np.abs(block).max())
+        if not np.isfinite(peak):
+            raise _UnusableError(RejectReason.NOT_FINITE, "it contains samples that are NaN or Inf")
+        if peak > HIGHEST_PEAK:
+            raise _UnusableError(
+                RejectReason.IMPLAUSIBLE,
+                f"it has samples of {peak:.6g} where full scale is 1: scale it to -1 ... 1",
+            )
+        self.frames += len(block)
+        self.require_room(self.frames)
+        mixed = _mix(block, self._spec.channels)
+        if self._resampler is not None:
+            mixed = self._resampler.resample_chunk(np.ascontiguousarray(mixed))
+        self._blocks.append(mixed)
+
+    def finish(self) -> Samples:
+        """All that was taken, [spec.channels, n] at the model's rate."""
+        if self._resampler is not None:
+            nothing = np.zeros((0, self._spec.channels), np.float32)
+            self._blocks.append(self._resampler.resample_chunk(nothing, last=True))
+        samples = np.empty((self._spec.channels, sum(map(len, self._blocks))), np.float32)
+        end = samples.shape[1]
+        while self._blocks:  # from the back, and let go at once: this is most of the memory
+            block = self._blocks.pop()
+            samples[:, end - len(block) : end] = block.T
+            end -= len(block)
+        return samples
 
 
 def _mix(block: Samples, channels: int) -> Samples:
     """[n, any] -> [n, channels]; see `open_audio` for the rule."""
     if block.shape[1] == channels:
         return block
-    with np.errstate(invalid="ignore", over="ignore"):  # Inf and NaN are reported by the caller
-        mono = block.mean(axis=1, keepdims=True, dtype=np.float32)
+    mono = block.mean(axis=1, keepdims=True, dtype=np.float32)
     return np.repeat(mono, channels, axis=1)
 
 
-def _resample(native: Samples, rate: int, target_rate: int) -> Samples:
-    """[n, channels] at `rate` -> contiguous [channels, m] at `target_rate`."""
-    if rate != target_rate and len(native):
-        native = soxr.resample(native, rate, target_rate, quality="HQ")
-    return np.ascontiguousarray(native.T, dtype=np.float32)
+def _why(content: bytes, error: soundfile.LibsndfileError) -> str:
+    if not content:
+        return "it cannot be decoded: the file is empty"
+    kind = foreign_kind(content)
+    if kind is not None:
+        advice = "; convert it to WAV or FLAC" if kind.is_audio else ""
+        return f"it cannot be decoded: it is {kind.name}{advice}"
+    return f"it cannot be decoded: {_said(error)} (convert it to WAV or FLAC)"
 
 
-def _sentence(error_string: str) -> str:
-    reason = error_string.strip().rstrip(".") or "unknown error"
-    return f"it cannot be decoded: {reason} (convert it to WAV or FLAC)"
+def _said(error: soundfile.LibsndfileError) -> str:
+    words: str = error.error_string
+    return words.removeprefix("Error :").strip().rstrip(".") or "unknown error"

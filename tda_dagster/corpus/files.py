@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from tda_dagster.corpus.location import LocationError, read_bytes, resolve
+from tda_dagster.corpus.location import STAMP_KEYS, LocationError, look, read_bytes, resolve
 from tda_dagster.corpus.manifest import read_manifest
-from tda_dagster.object_storage import TRANSFERS, ObjectStorageError, open_url, side_by_side
+from tda_dagster.object_storage import TRANSFERS, side_by_side
 
 
 def audio_stamp(manifest: str) -> str:
@@ -47,15 +47,9 @@ def audio_digests(manifest: str, progress: Callable[[int, int], None]) -> pl.Dat
 
 def _look(uri: str) -> dict[str, Any]:
     try:
-        files, path = open_url(uri)
-        info = files.info(path)
-    except OSError:
-        info = {}
-    except ObjectStorageError as error:
-        if error.may_pass:
-            raise
-        info = {}
-    return {key: info.get(key) for key in ("size", "mtime", "ETag", "LastModified")}
+        return look(uri)
+    except LocationError:
+        return dict.fromkeys(STAMP_KEYS)
 
 
 def _digest(uri: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import TypedDict
 
 import polars as pl
 
-from tda_dagster.corpus.location import LocationError, read_bytes
+from tda_dagster.corpus.location import LocationError, read_bytes, suffix
 from tda_dagster.corpus.rejects import Reject, RejectReason, shown
 from tda_dagster.errors import TdaError
 
@@ -94,17 +94,17 @@ def read_manifest(uri: str) -> ManifestRows:
     without a required column, without rows.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    suffix = PurePosixPath(uri.split("::")[0]).suffix.lower()
-    if suffix not in readers:
+    ending = suffix(uri)
+    if ending not in readers:
         raise TdaError(
-            f"{uri}: cannot tell the manifest's format from the suffix {suffix!r}; "
+            f"{uri}: cannot tell the manifest's format from the suffix {ending!r}; "
             f"name the file {', '.join(readers)} according to its content."
         )
     try:
         content = read_bytes(uri)
     except LocationError as error:
         raise TdaError(f"The manifest {uri} cannot be opened: {error}.") from error
-    records = readers[suffix](content, uri)
+    records = readers[ending](content, uri)
     _check_columns(records.columns, uri)
     return _validate(records, uri)
 
