@@ -20,7 +20,7 @@ class WarehouseError(TdaError):
 @dataclass(frozen=True)
 class Column:
     """A column; `references` names the table and column whose values it takes, `choices` the only
-    values it may have. `absent` is the value in tables that are older than the column."""
+    values it may have. A column that was `added` later is null in older tables."""
 
     name: str
     dtype: type[pl.DataType]
@@ -29,7 +29,7 @@ class Column:
     nullable: bool = False
     references: tuple[str, str] | None = None
     choices: tuple[str, ...] = ()
-    absent: str | None = None
+    added: bool = False
 
     @property
     def comment(self) -> str:
@@ -105,7 +105,8 @@ TABLES = (
                 "extra",
                 "the manifest's other columns, a JSON object of strings: extra ->> 'label' is the "
                 "column label, null where it is not given",
-                absent="{}",
+                nullable=True,
+                added=True,
             ),
             _s("audio", "audio file, as in the manifest"),
             _s("audio_sha256", "sha256 of the audio file"),
@@ -323,9 +324,9 @@ def validate(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     """
     table = BY_NAME[name]
     frame = frame.with_columns(
-        pl.lit(column.absent, column.dtype).alias(column.name)
+        pl.lit(None, column.dtype).alias(column.name)
         for column in table.columns
-        if column.absent is not None and column.name not in frame.columns
+        if column.added and column.name not in frame.columns
     )
     missing = [c.name for c in table.columns if c.name not in frame.columns]
     if missing:

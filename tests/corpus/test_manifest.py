@@ -1,7 +1,6 @@
 """Reading manifests: every fault is one reject with its line, everything else passes verbatim."""
 
 import json
-import logging
 import math
 import re
 import time
