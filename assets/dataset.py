@@ -16,9 +16,11 @@ from tda_dagster.corpus import (
     read_manifest,
 )
 from tda_dagster.corpus.files import audio_digests, audio_stamp
-from tda_dagster.corpus.location import read_bytes
+from tda_dagster.corpus.manifest import manifest_bytes
 from tda_dagster.corpus.reference import render_reference_study
+from tda_dagster.corpus.rejects import rejects_listed
 from tda_dagster.corpus.shards import shards
+from tda_dagster.corpus.split import check_manifest
 from tda_dagster.diffusion.autoencoder import AudioFormat, encode, open_autoencoder
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.embedding import Embedder, Embedding, embed, open_embedders
@@ -64,7 +66,8 @@ def manifest(job: Job, out: Path) -> None:
         )
         return
     uri = job.workspace.locate(settings.manifest)
-    (out / f"manifest{Path(uri).suffix}").write_bytes(read_bytes(uri))
+    check_manifest(read_manifest(uri))  # before every file is read
+    (out / f"manifest{Path(uri).suffix}").write_bytes(manifest_bytes(uri))
     audio_digests(uri, job.progress).write_parquet(out / "audio_files.parquet")
 
 
@@ -158,16 +161,17 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
 def index(job: Job, out: Path) -> None:
     """Every recording decoded, checked and cut into segments; bad rows are listed, not fatal."""
     settings = job.settings.dataset
-    dataset = index_dataset(
-        read_manifest(manifest_uri(job)),
-        segment_spec(job),
-        heldout_fraction=settings.heldout_fraction,
-        seed=settings.seed,
-        max_reject_fraction=settings.max_reject_fraction,
-        taken_down=frozenset(settings.taken_down),
-        progress=job.progress,
-        workers=2,
-    )
+    with rejects_listed(job.workspace.rejects):
+        dataset = index_dataset(
+            read_manifest(manifest_uri(job)),
+            segment_spec(job),
+            heldout_fraction=settings.heldout_fraction,
+            seed=settings.seed,
+            max_reject_fraction=settings.max_reject_fraction,
+            taken_down=frozenset(settings.taken_down),
+            progress=job.progress,
+            workers=2,
+        )
     for name in ("tracks", "segments", "rejects"):
         getattr(dataset, name).write_parquet(out / f"{name}.parquet")
 

@@ -67,7 +67,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "warehouse/duckdb",
-    version="3",
+    version="4",
     inputs=["dataset/index", "base/checkpoint", "base/losses", "evaluation/reconstruction"],
     gathers=[
         "cohort/queries",

@@ -11,11 +11,13 @@ from pathlib import Path
 import yaml
 from yaml.nodes import MappingNode, Node, SequenceNode
 
+from tda_dagster.yaml_files import read_yaml_text
+
 
 def put_setting(path: Path, section: str, key: str, value: Sequence[str]) -> None:
     """Write `section.key: value` into the YAML file, whether or not it has the key, or the
-    section."""
-    text = path.read_text(encoding="utf-8")
+    section. Raises `SettingsError` for a file that `load_yaml` does not read."""
+    text = read_yaml_text(path)
     setting = f"{key}: {json.dumps(value, ensure_ascii=False)}"
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     _, inside = _find(root, section)

@@ -4,33 +4,20 @@
 models; an unknown key or a value out of range is an error that names the key's path.
 """
 
-import hashlib
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tda_dagster.errors import TdaError
-from tda_dagster.store import canonical_json
+from tda_dagster.errors import SettingsError as SettingsError  # settings' callers catch it
+from tda_dagster.quoting import shown
+from tda_dagster.sections import Section as Section
+from tda_dagster.sections import validated as validated
+from tda_dagster.yaml_files import load_yaml
 
 PARAMS_FILE = "params.yaml"
-
-
-class SettingsError(TdaError):
-    """Settings that are missing, unknown, or out of range."""
-
-
-class Section(BaseModel):
-    """A part of the settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def digest(self) -> str:
-        """sha256 of the section's canonical JSON, hex."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -69,7 +56,7 @@ class ReferenceStudySettings(Section):
 class DatasetSettings(Section):
     """Which music, and how it is cut."""
 
-    manifest: str | None = Field(
+    manifest: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="CSV, JSONL or Parquet manifest (null: the embedded reference study)"
     )
     reference: ReferenceStudySettings = ReferenceStudySettings()
@@ -328,7 +315,7 @@ class Settings(Section):
     shares: ShareSettings = ShareSettings()
     counterfactual: CounterfactualSettings = CounterfactualSettings()
     report: ReportSettings = ReportSettings()
-    experiments: dict[str, ExperimentSettings] = {}
+    experiments: dict[str, ExperimentSettings] = Field({}, description="by name")
 
 
 def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:
@@ -337,18 +324,15 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
     `overrides` maps dotted keys (`unlearning.steps`) to values that replace the file's.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = load_yaml(path)
     except FileNotFoundError:
         raise SettingsError(
             f"{path}: no settings here; run in a study's folder, or make one with `tda init`"
         ) from None
-    try:
-        raw = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise SettingsError(f"{path}: must hold a mapping of settings, not {type(raw).__name__}")
-    _place(raw, overrides or {})
+        raise SettingsError(f"{path}: must hold a mapping of settings, not {shown(raw)}")
+    _place(raw, overrides or {}, str(path))
     settings: Settings = validated(Settings, raw, str(path))
     return settings
 
@@ -356,40 +340,22 @@ def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settin
 def overridden(settings: Settings, changes: Mapping[str, Any], source: str) -> Settings:
     """The settings with other values for some dotted keys; `source` names them in errors."""
     raw = settings.model_dump()
-    _place(raw, changes)
+    _place(raw, changes, source)
     changed: Settings = validated(Settings, raw, source)
     return changed
 
 
-def _place(raw: dict[str, Any], changes: Mapping[str, Any]) -> None:
+def _place(raw: dict[str, Any], changes: Mapping[str, Any], source: str) -> None:
     for key, value in changes.items():
         *sections, name = key.split(".")
         target = raw
         for section in sections:
-            target = target.setdefault(section, {})
+            if target.get(section) is None:
+                target[section] = {}
+            target = target[section]
+            if not isinstance(target, dict):
+                raise SettingsError(
+                    f"{source}: {shown(key)}: {shown(section)} has no keys of its own, it is "
+                    f"{shown(target)}"
+                )
         target[name] = deepcopy(value)  # later changes may go into it
-
-
-def validated(model: type[Section], raw: Any, source: str) -> Any:
-    """`raw` as the model; every problem is named by the path of its key."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            path = ".".join(str(part) for part in problem["loc"]) or "(all)"
-            if problem["type"] == "extra_forbidden":
-                known = ", ".join(_known_keys(model, problem["loc"][:-1]))
-                problems.append(f"{path}: unknown key; known here: {known}")
-            else:
-                problems.append(f"{path}: {problem['msg']} (got {problem['input']!r})")
-        raise SettingsError(f"{source}: " + "; ".join(problems)) from None
-
-
-def _known_keys(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    for part in path:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type):
-            return []
-        model = field.annotation
-    return sorted(model.model_fields)

@@ -13,9 +13,16 @@ import polars as pl
 
 import assets  # noqa: F401  (declares them)
 from assets.dataset import read_index, spec_for
-from tda_dagster.corpus import DatasetIndex, ManifestRow, ManifestRows, index_dataset, read_manifest
+from tda_dagster.corpus import (
+    DatasetIndex,
+    ManifestRow,
+    ManifestRows,
+    SegmentSpec,
+    index_dataset,
+    read_manifest,
+)
 from tda_dagster.corpus.shards import shards
-from tda_dagster.corpus.split import assign_splits
+from tda_dagster.corpus.split import NothingToTrainOn, assign_splits, check_training
 from tda_dagster.diffusion.autoencoder import AudioFormat
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS, MissingInput, StudyAsset, settings_view
@@ -73,11 +80,9 @@ def takedown(workspace: Workspace, track_ids: Sequence[str]) -> Turnover:
         )
     if not known - set(track_ids):
         raise TdaError("no track would be left; without one there is no dataset")
-    rows = _manifest(workspace).rows
+    rows = _manifest(workspace)
     kept = known - set(track_ids)
-    return _turnover(
-        workspace, index, index.segments, [row for _, row in rows], kept, begins_at="dataset/index"
-    )
+    return _turnover(workspace, index, index.segments, rows, kept, begins_at="dataset/index")
 
 
 def growth(workspace: Workspace) -> Turnover:
@@ -91,13 +96,7 @@ def growth(workspace: Workspace) -> Turnover:
     known = dict(index.tracks.select("track_id", "caption").iter_rows())
     new = [(line, row) for line, row in rows.rows if row["track_id"] in listed.keys() - known]
     audio = AudioFormat.load(_live(workspace, "base/autoencoder").path("audio_format.json"))
-    found = index_dataset(
-        ManifestRows(rows.uri, new, []),
-        spec_for(audio, settings),
-        heldout_fraction=0.0,
-        seed=settings.seed,
-        max_reject_fraction=1.0,
-    )
+    found = _decoded(ManifestRows(rows.uri, new, []), spec_for(audio, settings))
     segments = pl.concat([index.segments, found.segments])
     kept = (known.keys() & listed.keys()) | set(found.tracks["track_id"])
     recaptioned = [t for t in known.keys() & listed.keys() if known[t] != listed[t]["caption"]]
@@ -105,11 +104,24 @@ def growth(workspace: Workspace) -> Turnover:
         workspace,
         index,
         segments,
-        [row for _, row in rows.rows],
+        rows,
         kept,
         recaptioned,
         begins_at="dataset/manifest",
     )
+
+
+def _decoded(new: ManifestRows, spec: SegmentSpec) -> DatasetIndex:
+    """The tables of rows that are new. Their splits do not matter here, nor that none is good."""
+    free = [(line, ManifestRow(**(row | {"split": None}))) for line, row in new.rows]
+    try:
+        return _indexed(ManifestRows(new.uri, free, []), spec)
+    except NothingToTrainOn:
+        return _indexed(ManifestRows(new.uri, [], []), spec)
+
+
+def _indexed(rows: ManifestRows, spec: SegmentSpec) -> DatasetIndex:
+    return index_dataset(rows, spec, heldout_fraction=0.0, seed=0, max_reject_fraction=1.0)
 
 
 def forecast(
@@ -190,16 +202,19 @@ def _turnover(
     workspace: Workspace,
     index: DatasetIndex,
     segments: pl.DataFrame,
-    rows: Sequence[ManifestRow],
+    manifest: ManifestRows,
     kept: Collection[str],
     recaptioned: Sequence[str] = (),
     *,
     begins_at: str,
 ) -> Turnover:
-    """The change from `index` to the `kept` tracks of `segments`."""
+    """The change from `index` to the `kept` tracks of `segments`. Raises `NothingToTrainOn` where
+    none of them is trained on."""
     settings = workspace.settings.dataset
     before = dict(index.tracks.select("track_id", "split").iter_rows())
+    rows = [row for _, row in manifest.rows]
     after = assign_splits(rows, kept, settings.heldout_fraction, settings.seed)
+    check_training(manifest, after)
     remain = segments.filter(pl.col("track_id").is_in(list(kept)))
     remain = remain.with_columns(split=pl.col("track_id").replace_strict(after, default=None))
     remain = remain.sort("track_id", "segment_index")

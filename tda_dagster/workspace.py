@@ -25,6 +25,7 @@ from tda_dagster.settings import (
     validated,
 )
 from tda_dagster.store import Artifact, ArtifactStore
+from tda_dagster.yaml_files import load_yaml
 
 WORKSPACE_VARIABLE = "TDA_WORKSPACE"
 
@@ -123,6 +124,11 @@ class Workspace:
         return self.root / "data" / "report"
 
     @property
+    def rejects(self) -> Path:
+        """Where all bad rows of a manifest are listed that stopped a run."""
+        return self.root / "data" / "rejects.csv"
+
+    @property
     def digests(self) -> Path:
         """Where the digests of each asset group are listed for DVC."""
         return self.root / "data" / "digests"
@@ -165,14 +171,12 @@ class Workspace:
         """Read `cohorts/<name>.yaml`; raises SettingsError naming the file and the key."""
         path = self.cohort_file(name)
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            raw = load_yaml(path)
         except FileNotFoundError:
             raise SettingsError(
                 f"{path}: there is no cohort {name!r}; existing: {', '.join(self.cohorts())}. "
                 f"Make one with `tda query add --cohort {name} --prompt '…'`"
             ) from None
-        except yaml.YAMLError as error:
-            raise SettingsError(f"{path}: not valid YAML: {error}") from error
         cohort: Cohort = validated(Cohort, raw, str(path))
         return cohort
 

@@ -20,7 +20,7 @@ class WarehouseError(TdaError):
 @dataclass(frozen=True)
 class Column:
     """A column; `references` names the table and column whose values it takes, `choices` the only
-    values it may have."""
+    values it may have. A column that was `added` later is null in older tables."""
 
     name: str
     dtype: type[pl.DataType]
@@ -29,6 +29,7 @@ class Column:
     nullable: bool = False
     references: tuple[str, str] | None = None
     choices: tuple[str, ...] = ()
+    added: bool = False
 
     @property
     def comment(self) -> str:
@@ -100,6 +101,13 @@ TABLES = (
             ),
             _s("version_kind", "what differs from that track", nullable=True),
             _s("split", _SPLIT, choices=_SPLITS),
+            _s(
+                "extra",
+                "the manifest's other columns, a JSON object of strings: extra ->> 'label' is the "
+                "column label, null where it is not given",
+                nullable=True,
+                added=True,
+            ),
             _s("audio", "audio file, as in the manifest"),
             _s("audio_sha256", "sha256 of the audio file"),
             _i("sample_rate_hz", "sampling rate of the audio file", unit="Hz"),
@@ -315,6 +323,11 @@ def validate(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     Raises WarehouseError naming table, column and an offending row.
     """
     table = BY_NAME[name]
+    frame = frame.with_columns(
+        pl.lit(None, column.dtype).alias(column.name)
+        for column in table.columns
+        if column.added and column.name not in frame.columns
+    )
     missing = [c.name for c in table.columns if c.name not in frame.columns]
     if missing:
         raise WarehouseError(f"{name}: column {missing[0]} is missing ({frame.height} rows)")

@@ -11,16 +11,17 @@ from typing import Any
 import polars as pl
 
 from tda_dagster.corpus.location import STAMP_KEYS, LocationError, look, read_bytes, resolve
-from tda_dagster.corpus.manifest import read_manifest
+from tda_dagster.corpus.manifest import manifest_bytes, read_manifest
 from tda_dagster.object_storage import TRANSFERS, side_by_side
 
 
 def audio_stamp(manifest: str) -> str:
     """sha256 over the manifest's bytes and each audio file's size and time (or etag) of change.
 
-    Raises `ObjectStorageError` while an object store cannot be asked.
+    Raises `TdaError` for a manifest that cannot be read, and `ObjectStorageError` while an object
+    store cannot be asked.
     """
-    stamp = hashlib.sha256(read_bytes(manifest))
+    stamp = hashlib.sha256(manifest_bytes(manifest))
     audio = _audio_files(manifest)
     looks = side_by_side(lambda uri: _look(resolve(manifest, uri)), audio, TRANSFERS)
     for uri, known in zip(audio, looks, strict=True):

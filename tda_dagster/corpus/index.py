@@ -20,7 +20,7 @@ from tda_dagster.corpus.location import resolve
 from tda_dagster.corpus.manifest import ManifestRow, ManifestRows
 from tda_dagster.corpus.rejects import Reject, RejectReason, TooManyRejects, rejects_table, shown
 from tda_dagster.corpus.segments import Samples, SegmentSpec, Window, cut, segment_sha256, windows
-from tda_dagster.corpus.split import assign_splits
+from tda_dagster.corpus.split import assign_splits, check_training
 from tda_dagster.errors import TdaError
 
 Row = Mapping[str, Any]
@@ -44,6 +44,7 @@ TRACKS_SCHEMA = pl.Schema(
         "version_of": pl.String,
         "version_kind": pl.String,
         "split": pl.String,
+        "extra": pl.String,
         "audio": pl.String,
         "audio_sha256": pl.String,
         "sample_rate_hz": pl.Int64,
@@ -51,7 +52,8 @@ TRACKS_SCHEMA = pl.Schema(
         "duration_s": pl.Float64,
     }
 )
-"""`audio` is as in the manifest; rate, channels and duration are the file's own."""
+"""`audio` is as in the manifest, `extra` has its other columns as a JSON object of strings; rate,
+channels and duration are the file's own."""
 
 SEGMENTS_SCHEMA = pl.Schema(
     {
@@ -107,7 +109,8 @@ def index_dataset(
     files) in manifest order. `workers` is a number of threads (decoding, resampling and hashing
     leave Python's lock alone), each holding one decoded file; it does not change the tables.
 
-    Raises `TooManyRejects` as soon as more than `max_reject_fraction` of all rows are left out.
+    Raises `TooManyRejects` as soon as more than `max_reject_fraction` of all rows are left out, and
+    `NothingToTrainOn` if no track is left or all are held out.
     """
     _check_settings(heldout_fraction, max_reject_fraction, workers)
     rejects = list(rows.rejects)
@@ -127,6 +130,8 @@ def index_dataset(
             return Reject(line, error.reason, detail, row["track_id"], row["audio"])
 
     stop_if_too_many()
+    ids = [row["track_id"] for _, row in wanted]
+    check_training(rows, assign_splits([row for _, row in rows.rows], ids, heldout_fraction, seed))
     with closing(_in_order(examine, wanted, workers)) as outcomes:
         for done, ((line, row), outcome) in enumerate(zip(wanted, outcomes, strict=True), 1):
             if isinstance(outcome, Reject):
@@ -139,6 +144,7 @@ def index_dataset(
 
     kept = {row["track_id"] for _, row, _ in examined}
     splits = assign_splits([row for _, row in rows.rows], kept, heldout_fraction, seed)
+    check_training(rows, splits, rejects)
     rejects += _unknown_versions(examined, kept)
     rejects += [
         Reject(line, RejectReason.TAKEN_DOWN, "left out by request", row["track_id"], row["audio"])

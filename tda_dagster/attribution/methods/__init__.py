@@ -5,6 +5,7 @@ A new method is a file in this folder and a line in `METHODS`; CONTRIBUTING.md s
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,7 @@ from tda_dagster.attribution.methods.spec import (
     ScoringSpec,
     UnlearningSpec,
 )
+from tda_dagster.quoting import shown
 from tda_dagster.settings import (
     ExperimentSettings,
     Settings,
@@ -40,6 +42,9 @@ __all__ = [
 
 _HERE = "tda_dagster.attribution.methods"
 _PEERS = "tda_dagster.bench.peers"
+
+_MOST_RUNS = 10_000
+"""Of one experiment; Dagster becomes slow with more partition keys."""
 
 METHODS = {
     "fim_unlearning": f"{_HERE}.fim_unlearning:FimUnlearning",
@@ -78,7 +83,7 @@ def method_class(name: str) -> type[MethodSpec]:
     """The class of a method; raises SettingsError listing the methods there are."""
     if name not in METHODS:
         raise SettingsError(
-            f"methods: {name!r} is not an attribution method; there are: {', '.join(METHODS)}"
+            f"methods: {shown(name)} is not an attribution method; there are: {', '.join(METHODS)}"
         )
     module, _, attribute = METHODS[name].partition(":")
     found: type[MethodSpec] = getattr(import_module(module), attribute)
@@ -94,16 +99,20 @@ def experiment(settings: Settings, name: str) -> ExperimentSettings:
     """An experiment of the settings; raises SettingsError listing those there are."""
     if name not in settings.experiments:
         known = ", ".join(settings.experiments) or "none"
-        raise SettingsError(f"experiments: there is no experiment {name!r}; there are: {known}")
+        raise SettingsError(
+            f"experiments: there is no experiment {shown(name)}; there are: {known}"
+        )
     return settings.experiments[name]
 
 
 def experiment_specs(settings: Settings, name: str) -> tuple[MethodSpec, ...]:
     """The method specs of an experiment: its methods under every combination of its grid.
 
-    A method that does not depend on an axis of the grid appears once.
+    A method that does not depend on an axis of the grid appears once. Raises SettingsError, before
+    anything is combined, for more than 10,000 combinations and for an axis without values.
     """
     chosen = experiment(settings, name)
+    _check_grid(chosen, f"experiments.{name}")
     specs: dict[str, MethodSpec] = {}
     for block in chosen.grid:
         for values in itertools.product(*block.values()):
@@ -113,6 +122,28 @@ def experiment_specs(settings: Settings, name: str) -> tuple[MethodSpec, ...]:
                 spec = method_class(method).of(changed)
                 specs.setdefault(spec.method_id, spec)
     return tuple(specs.values())
+
+
+def _check_grid(chosen: ExperimentSettings, source: str) -> None:
+    for block in chosen.grid:
+        for key, values in block.items():
+            if not values:
+                raise SettingsError(
+                    f"{source}.grid: {shown(key)} has no values, so there is nothing to run; give "
+                    "it one, or leave it out"
+                )
+    combinations = sum(math.prod(map(len, block.values())) for block in chosen.grid)
+    runs = combinations * len(chosen.methods) * len(chosen.cohorts)
+    if runs > _MOST_RUNS:
+        raise SettingsError(
+            f"{source}: {len(chosen.cohorts)} cohorts × {len(chosen.methods)} methods × "
+            f"{_count(combinations)} combinations of the grid are {_count(runs)} runs; at most "
+            f"{_MOST_RUNS:,} are allowed: leave values out of the grid, or split it into blocks"
+        )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10**15 else f"more than 10^{int(math.log10(number))}"
 
 
 def read_spec(text: str | bytes) -> MethodSpec:
