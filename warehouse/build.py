@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from tda_dagster.processes import process_mark
 from warehouse.dictionary import data_dictionary
 from warehouse.tables import BY_NAME, TABLES, WarehouseError, empty, validate
 
@@ -48,7 +49,8 @@ def build(path: Path, tables: Mapping[str, pl.DataFrame | Sequence[Path]]) -> Bu
     frames = {t.name: validate(t.name, given.get(t.name, empty(t.name))) for t in TABLES}
     _check_references(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
+    prefix = f".build-{process_mark()}-"
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         fresh = Path(folder) / path.name
         with duckdb.connect(str(fresh), config=_OWN_TABLES_ONLY) as connection:
             _fill(connection, frames)

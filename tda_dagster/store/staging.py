@@ -11,15 +11,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-# A folder younger than this may belong to a process that has made it but not yet locked it.
+from tda_dagster.processes import left_by_the_dead, process_mark
+
+# A folder younger than this may belong to a process that has made it but not yet locked it, where
+# its name does not tell whether that process still runs.
 _GRACE_S = 3600.0
 
 
 class Staging:
     """Makes temporary folders below `root`, on the disk where their files will finally live.
 
-    Each folder is locked while in use. The system drops the lock of a process that dies, however
-    it dies, so what a killed run of this machine left is recognised and removed by a later one.
+    Each folder is named by its process and locked while in use. The system drops the lock of a
+    process that dies, however it dies. The first use of a `Staging` removes the folders that killed
+    processes of this machine left.
     """
 
     def __init__(self, root: Path) -> None:
@@ -31,8 +35,9 @@ class Staging:
     def folder(self) -> Iterator[Path]:
         """A new empty folder, removed with all it holds when the `with` block ends."""
         self._root.mkdir(parents=True, exist_ok=True)
-        self._sweep()
-        path = Path(tempfile.mkdtemp(prefix=self._machine, dir=self._root))
+        self.sweep()
+        prefix = f"{self._machine}{process_mark()}-"
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=self._root))
         lock = os.open(path, os.O_RDONLY)
         try:
             with suppress(OSError):  # some network filesystems have no locks; then none is swept
@@ -42,13 +47,14 @@ class Staging:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """Remove what killed processes of this machine left, once."""
         if self._swept:
             return
         self._swept = True
         for path in self._root.glob(f"{self._machine}*"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _GRACE_S:
+                if left_by_the_dead(path.name) or time.time() - path.stat().st_mtime > _GRACE_S:
                     _remove_if_abandoned(path)
 
 
