@@ -91,11 +91,8 @@ def _dagster_asset(
     return compute
 
 
-# Dagster's own annotations ask for a type argument that its classes do not take.
 def _failure(
-    declared: StudyAsset,
-    context: dg.AssetExecutionContext,  # type: ignore[type-arg]
-    error: Exception,
+    declared: StudyAsset, context: dg.AssetExecutionContext, error: Exception
 ) -> dg.Failure:
     """The error as Dagster shows it and the command line prints it: one line that names the asset
     and what in it the error is about. Dagster's log has the traceback."""

@@ -5,13 +5,15 @@ process no longer exists.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterRunStatus
 
-from tda_dagster.processes import Process, this_process
+from tda_dagster.store.processes import Process, has_ended, this_machine, this_process
 
-_PID, _STARTED, _MACHINE = "tda/pid", "tda/process_started", "tda/machine"
+_PID, _STARTED, _MACHINE, _BOOT = "tda/pid", "tda/process_started", "tda/machine", "tda/boot"
 _UNFINISHED = (
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
@@ -23,7 +25,12 @@ _UNFINISHED = (
 def process_tags() -> dict[str, str]:
     """The tags of a run that this process executes."""
     process = this_process()
-    return {_PID: str(process.pid), _STARTED: process.started, _MACHINE: process.machine}
+    return {
+        _PID: str(process.pid),
+        _STARTED: process.started,
+        _MACHINE: process.machine,
+        _BOOT: _boot(),
+    }
 
 
 def tag_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
@@ -39,17 +46,34 @@ def mark_killed_runs(instance: dg.DagsterInstance) -> list[str]:
     unfinished = dg.RunsFilter(statuses=list(_UNFINISHED))
     marked = []
     for run in instance.get_runs(unfinished):
-        process = _process(run.tags)
-        if process is not None and process.has_ended():
+        if _was_killed(run.tags):
             instance.report_run_failed(
-                run, f"The process {process.pid} that executed this run was killed."
+                run, f"The process {run.tags[_PID]} that executed this run was killed."
             )
             marked.append(run.run_id)
     return marked
 
 
-def _process(tags: Mapping[str, str]) -> Process | None:
+def _was_killed(tags: Mapping[str, str]) -> bool:
     pid = tags.get(_PID, "")
     if not pid.isdecimal():
-        return None
-    return Process(tags.get(_MACHINE, ""), int(pid), tags.get(_STARTED, ""))
+        return False
+    here, boot = this_machine(), tags.get(_BOOT, "")
+    process = Process(tags.get(_MACHINE, ""), int(pid), tags.get(_STARTED, ""))
+    return has_ended(process, here) or _restarted_since(boot)
+
+
+def _boot() -> str:
+    """The machine's id and that of its last start; "" where the system does not tell both, as in
+    most containers."""
+    with suppress(OSError):
+        machine = Path("/etc/machine-id").read_text().strip()
+        start = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{machine} {start}" if machine else ""
+    return ""
+
+
+def _restarted_since(boot: str) -> bool:
+    """Whether this machine has been started again since `boot`."""
+    then, now = boot.split(), _boot().split()
+    return len(then) == len(now) == 2 and then[0] == now[0] and then[1] != now[1]

@@ -7,47 +7,32 @@ keeps is not a leftover; `tda gc` looks after that.
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from tda_dagster.processes import left_by_the_dead
+from tda_dagster.store.staging import Staging
 from tda_dagster.workspace import Workspace
+from warehouse.build import building
 
 _GRACE_S = 86_400.0
-"""Folders whose name does not tell their process must be older than this, in seconds."""
+"""Where the system does not tell what a process uses, a folder in use is no older, in seconds."""
 _OPENING_S = 5.0
 """How long a process may take to open a temporary home that it has just made, in seconds."""
 
 
-def remove_leftovers(workspace: Workspace) -> list[Path]:
-    """Remove the build folders of processes that have ended; returns them. Folders in use, and
-    those that cannot be removed, stay."""
-    removed = []
-    for path in _build_folders(workspace):
-        with suppress(OSError):
-            if _abandoned(path):
-                shutil.rmtree(path)
-                removed.append(path)
+def remove_leftovers(workspace: Workspace) -> int:
+    """Remove the build folders of processes that have ended; returns how many there were. Folders
+    in use, and those that cannot be removed, stay."""
+    removed = building(workspace.database).remove_leftovers()
+    # Work in progress lies on the disk of a local store, of a remote one in the cache.
+    for root in (workspace.cache, Path(workspace.locate(workspace.settings.store.root))):
+        removed += Staging(root / "tmp").remove_leftovers()
     for path in workspace.root.glob(".tmp_dagster_home_*"):
         with suppress(OSError):
             if path.stat().st_uid == os.getuid() and not _in_use(path):
                 shutil.rmtree(path)
-                removed.append(path)
-    with suppress(OSError):
-        workspace.store.sweep()
+                removed += 1
     return removed
-
-
-def _build_folders(workspace: Workspace) -> Iterator[Path]:
-    """The folders that building the warehouse and exporting artifacts make and remove."""
-    yield from workspace.database.parent.glob(".build-*")
-    yield from workspace.cache.glob("*/.export-*")
-
-
-def _abandoned(path: Path) -> bool:
-    dead = left_by_the_dead(path.name)
-    return _old(path) if dead is None else dead
 
 
 def _in_use(home: Path) -> bool:

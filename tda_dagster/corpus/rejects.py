@@ -4,14 +4,16 @@ Belongs here: the reason codes, the `rejects` table and the error that stops a r
 belong here: finding the faults (manifest.py reads rows, audio.py decodes files, index.py measures).
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import polars as pl
 
 from tda_dagster.errors import TdaError
+from tda_dagster.quoting import shown as shown  # details quote values with it
 
 REJECTS_SCHEMA = pl.Schema(
     {
@@ -23,8 +25,7 @@ REJECTS_SCHEMA = pl.Schema(
     }
 )
 
-_SHOWN_IN_ERROR = 5
-_SHOWN_LENGTH = 80
+_SHOWN_IN_ERROR = 5  # of each reason
 
 
 class RejectReason(StrEnum):
@@ -58,26 +59,58 @@ class Reject:
 
 
 class TooManyRejects(TdaError):
-    """More of the manifest's rows are bad than the user allows; `rejects` holds those found."""
+    """More of the manifest's rows are bad than the user allows; `rejects` holds all those found.
+
+    The message has the counts, some rows for each reason and, if given, the file where all are
+    `listed`.
+    """
 
     def __init__(
-        self, manifest: str, rejects: Sequence[Reject], rows: int, max_reject_fraction: float
+        self,
+        manifest: str,
+        rejects: Sequence[Reject],
+        rows: int,
+        max_reject_fraction: float,
+        listed: Path | None = None,
     ) -> None:
-        self.rejects = tuple(rejects)
-        counts = Counter(reject.reason.value for reject in rejects)
+        self.manifest, self.rows, self.max_reject_fraction = manifest, rows, max_reject_fraction
+        self.rejects = tuple(sorted(rejects, key=lambda reject: reject.line))
+        of_reason: dict[str, list[Reject]] = {}
+        for reject in self.rejects:
+            of_reason.setdefault(reject.reason.value, []).append(reject)
+        counts = ", ".join(f"{reason}: {len(of)}" for reason, of in sorted(of_reason.items()))
         lines = [
-            f"{manifest}: {len(rejects)} of {rows} rows were rejected before indexing stopped, "
-            f"more than max_reject_fraction = {max_reject_fraction:g} allows "
-            f"({', '.join(f'{reason}: {count}' for reason, count in sorted(counts.items()))})."
+            f"{manifest}: {len(self.rejects)} of {rows} rows were rejected, more than "
+            f"max_reject_fraction = {max_reject_fraction:g} allows ({counts})."
         ]
-        for reject in rejects[:_SHOWN_IN_ERROR]:
-            lines.append(f"  line {reject.line}: {reject.reason.value}: {reject.detail}")
-        if len(rejects) > _SHOWN_IN_ERROR:
-            lines.append(f"  ... and {len(rejects) - _SHOWN_IN_ERROR} more")
+        for reason, found in of_reason.items():
+            lines += [f"  line {r.line}: {reason}: {r.detail}" for r in found[:_SHOWN_IN_ERROR]]
+            if len(found) > _SHOWN_IN_ERROR:
+                lines.append(f"  ... and {len(found) - _SHOWN_IN_ERROR} more: {reason}")
+        if listed is not None:
+            lines.append(f"All of them are listed in {listed}.")
         lines.append(
             "Mend these rows or their files, or raise max_reject_fraction to go on without them."
         )
         super().__init__("\n".join(lines))
+
+
+@contextmanager
+def rejects_listed(path: Path) -> Iterator[None]:
+    """Within the block, write all rejects of a `TooManyRejects` to the CSV file at `path` and raise
+    the error with that file in its message; remove the file if there is no such error."""
+    try:
+        yield
+    except TooManyRejects as error:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rejects_table(error.rejects).write_csv(path)
+        except OSError:  # a full disk: what is wrong with the manifest matters more
+            raise error from None
+        raise TooManyRejects(
+            error.manifest, error.rejects, error.rows, error.max_reject_fraction, path
+        ) from None
+    path.unlink(missing_ok=True)
 
 
 def rejects_table(rejects: Sequence[Reject]) -> pl.DataFrame:
@@ -93,9 +126,3 @@ def rejects_table(rejects: Sequence[Reject]) -> pl.DataFrame:
         },
         schema=REJECTS_SCHEMA,
     )
-
-
-def shown(value: object) -> str:
-    """`value` as it may stand in a sentence: quoted, escaped and not longer than a line."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."

@@ -7,11 +7,17 @@ import hashlib
 import logging
 from collections.abc import Collection, Mapping
 
-from tda_dagster.corpus.manifest import ManifestRow
+from tda_dagster.corpus.manifest import ManifestRow, ManifestRows
+from tda_dagster.errors import TdaError
+from tda_dagster.quoting import shown
 
 _log = logging.getLogger(__name__)
 
 _FEWEST_WORKS_TO_HOLD_ONE_OUT = 5
+
+
+class NothingToTrainOn(TdaError):
+    """No track of a dataset is trained on."""
 
 
 def assign_splits(
@@ -31,6 +37,25 @@ def assign_splits(
     works = {work_of[track_id] for track_id in kept}
     heldout = _draw(works, heldout_fraction, seed)
     return {name: "heldout" if work_of[name] in heldout else "train" for name in kept}
+
+
+def check_training(manifest: ManifestRows, splits: Mapping[str, str]) -> None:
+    """Raise `NothingToTrainOn` if no track of `splits` is trained on, unless the manifest has no
+    rows. `splits` has the tracks that are left of the manifest, see `assign_splits`."""
+    if not manifest.total or "train" in splits.values():
+        return
+    if not splits:
+        raise NothingToTrainOn(
+            f"{manifest.uri}: no track is left to train on: all {manifest.total} rows are rejected "
+            "or taken down (dataset.taken_down)."
+        )
+    heldout = sum(row["split"] == "heldout" for _, row in manifest.rows)
+    raise NothingToTrainOn(
+        f"{manifest.uri}: no track is left to train on: the column split holds out all of the "
+        f"{len(splits)} tracks that are not rejected or taken down ({heldout} of "
+        f"{manifest.total} rows say 'heldout'). Write 'train' for the tracks the model is trained "
+        "on, or leave the column out."
+    )
 
 
 def _works(version_of: Mapping[str, str | None]) -> dict[str, str]:
@@ -62,9 +87,9 @@ def _follow(
     torn = sorted(work for work, splits in of_work.items() if len(splits) > 1)
     if torn:
         _log.warning(
-            "the manifest's split puts versions of one work on both sides: %d works, first %r",
+            "the manifest's split puts versions of one work on both sides: %d works, first %s",
             len(torn),
-            torn[0],
+            shown(torn[0]),
         )
     inherited = {
         work: "heldout" if splits == {"heldout"} else "train" for work, splits in of_work.items()

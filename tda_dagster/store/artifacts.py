@@ -191,10 +191,6 @@ class ArtifactStore:
             self.set_head(made.ref)
         return made
 
-    def sweep(self) -> None:
-        """Remove the work in progress that killed processes of this machine left."""
-        self._place.staging.sweep()
-
     # Lineage
 
     def ancestry(self, ref: Ref) -> list[lineage.Edge]:

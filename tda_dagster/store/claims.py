@@ -31,13 +31,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
 from tda_dagster.errors import TdaError
-from tda_dagster.processes import ended, started
-from tda_dagster.processes import machine as _machine
 from tda_dagster.store.canonical import canonical_json, digest_of
 from tda_dagster.store.places import Place
 from tda_dagster.store.refs import Recipe
@@ -141,7 +140,7 @@ class _Attempt:
             host=platform.node(),
             machine=_machine(),
             pid=os.getpid(),
-            started=started(os.getpid()),
+            started=_state(os.getpid())[1],
             run_id=run_id,
             beat=0,
             beat_at=_now(),
@@ -195,7 +194,7 @@ class _Attempt:
         return True
 
     def _abandoned(self, claim: Claim, data: bytes) -> bool:
-        if claim.machine == self._claim.machine and ended(claim.pid, claim.started):
+        if claim.machine == self._claim.machine and _ended(claim):
             return True
         now = time.monotonic()
         known, since = self._seen.get(claim.token, (b"", now))
@@ -261,6 +260,37 @@ def _alone_in_process(store: str, key: str) -> Iterator[bool]:
         yield waited
     finally:
         lock.release()
+
+
+def _machine() -> str:
+    """Names this machine, since it was started, as far as its process ids mean the same."""
+    known = [platform.node()]
+    with suppress(OSError):  # there is no /proc everywhere
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        known.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(known)
+
+
+def _ended(claim: Claim) -> bool:
+    """Whether the process of a claim of this machine is no more."""
+    try:
+        os.kill(claim.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # somebody else's
+        pass
+    state, started = _state(claim.pid)
+    return state in {"Z", "X"} or started not in {"", claim.started}
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """The state of a process as Linux names it ("Z" and "X": dead), and when it began, which tells
+    it from a later one with the same id. Two empty texts where that cannot be read."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "", ""
+    return fields[0], fields[19]
 
 
 def _now() -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from tda_dagster.processes import process_mark
 from tda_dagster.store.blobs import BlobStore
 from tda_dagster.store.canonical import canonical_json
 from tda_dagster.store.errors import StoreError
@@ -70,8 +69,7 @@ class Artifact:
         names: dict[str, list[Path]] = defaultdict(list)
         for name, entry in self.files.items():
             names[entry.digest].append(folder / name)
-        prefix = f".export-{process_mark()}-"
-        with tempfile.TemporaryDirectory(dir=folder, prefix=prefix) as unfinished:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished:
 
             def write(digest: str) -> None:
                 copy = Path(unfinished, digest)
