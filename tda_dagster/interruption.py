@@ -55,19 +55,20 @@ def interruptible() -> Iterator[None]:
         # One handler for both: Dagster sets that of SIGINT for SIGTERM too.
         signal.signal(signum, _raise)
     wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+    watching = threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True)
+    watching.start()
     try:
         yield
-        raise_if_interrupted()
-    except BaseException as error:
-        if _received is None and not isinstance(error, Interrupted):
-            raise
-        _end(error.code - 128 if isinstance(error, Interrupted) else _received or signal.SIGTERM)
+    except Interrupted as interrupted:
+        _end(interrupted.code - 128)
     finally:
         signal.set_wakeup_fd(wakeup)
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        writing.close()  # ends the thread
+        writing.close()  # ends the thread when it has read what is there
+        watching.join()
+        if _received is not None:
+            _end(_received)
 
 
 def _raise(signum: int, _frame: FrameType | None) -> None:
