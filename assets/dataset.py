@@ -8,16 +8,18 @@ import polars as pl
 import torch
 
 from assets.preview import table
-from tda_dagster.corpus import (
-    DatasetIndex,
-    SegmentSpec,
-    index_dataset,
-    iter_segments,
-    read_manifest,
+from assets.recordings import (
+    after_unexamined,
+    after_unread,
+    examine_recordings,
+    render_study,
+    write_digests,
 )
-from tda_dagster.corpus.files import audio_digests, audio_stamp
+from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments, read_manifest
+from tda_dagster.corpus.files import audio_looks, audio_stamp
+from tda_dagster.corpus.index import IndexOptions, assemble_index, audio_of
+from tda_dagster.corpus.location import suffix
 from tda_dagster.corpus.manifest import manifest_bytes
-from tda_dagster.corpus.reference import render_reference_study
 from tda_dagster.corpus.rejects import rejects_listed
 from tda_dagster.corpus.shards import shards
 from tda_dagster.corpus.split import check_manifest
@@ -31,7 +33,11 @@ from tda_dagster.workspace import Workspace
 
 def _files_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
     uri = settings.dataset.manifest
-    return {} if uri is None else {"stamp": audio_stamp(workspace.locate(uri))}
+    if uri is None:
+        return {}
+    uri = workspace.locate(uri)
+    looks = audio_looks(uri)
+    return {"stamp": audio_stamp(uri, looks)} | after_unread(workspace, looks)
 
 
 def _describe_manifest(artifact: Artifact) -> dict[str, Any]:
@@ -54,21 +60,14 @@ def manifest(job: Job, out: Path) -> None:
     one's own music: a copy of the manifest and the sha256 of every audio file, which stay where
     they are.
     """
-    settings = job.settings.dataset
-    if settings.manifest is None:
-        render_reference_study(
-            out,
-            tracks=settings.reference.tracks,
-            planted=settings.reference.planted,
-            seed=settings.reference.seed,
-            sample_rate_hz=settings.reference.sample_rate_hz,
-            progress=job.progress,
-        )
+    own = job.settings.dataset.manifest
+    if own is None:
+        render_study(job, out)
         return
-    uri = job.workspace.locate(settings.manifest)
+    uri = job.workspace.locate(own)
     check_manifest(read_manifest(uri))  # before every file is read
-    (out / f"manifest{Path(uri).suffix}").write_bytes(manifest_bytes(uri))
-    audio_digests(uri, job.progress).write_parquet(out / "audio_files.parquet")
+    (out / f"manifest{suffix(uri)}").write_bytes(manifest_bytes(uri))
+    write_digests(job, uri, out)
 
 
 def manifest_uri(job: Job) -> str:
@@ -141,6 +140,10 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
     return Verdict(dataset.tracks.height > 0 and without.is_empty(), detail)
 
 
+def _unexamined(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    return {} if settings.dataset.manifest is None else after_unexamined(workspace)
+
+
 @study_asset(
     "dataset/index",
     version="2",
@@ -154,6 +157,7 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
         "dataset.seed",
         "dataset.taken_down",
     ],
+    fingerprint=_unexamined,
     checks={"rows_accounted_for": _accounted_for},
     describe=_describe_index,
     kinds=["polars", "parquet"],
@@ -161,17 +165,16 @@ def _accounted_for(job: Job, artifact: Artifact) -> Verdict:
 def index(job: Job, out: Path) -> None:
     """Every recording decoded, checked and cut into segments; bad rows are listed, not fatal."""
     settings = job.settings.dataset
+    options = IndexOptions(
+        settings.heldout_fraction,
+        settings.seed,
+        settings.max_reject_fraction,
+        frozenset(settings.taken_down),
+    )
+    rows, spec = read_manifest(manifest_uri(job)), segment_spec(job)
     with rejects_listed(job.workspace.rejects):
-        dataset = index_dataset(
-            read_manifest(manifest_uri(job)),
-            segment_spec(job),
-            heldout_fraction=settings.heldout_fraction,
-            seed=settings.seed,
-            max_reject_fraction=settings.max_reject_fraction,
-            taken_down=frozenset(settings.taken_down),
-            progress=job.progress,
-            workers=2,
-        )
+        outcomes = examine_recordings(job, rows, audio_of(rows, options), spec, out)
+        dataset = assemble_index(rows, outcomes, spec, options)
     for name in ("tracks", "segments", "rejects"):
         getattr(dataset, name).write_parquet(out / f"{name}.parquet")
 

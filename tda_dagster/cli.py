@@ -10,6 +10,8 @@ from rich.console import Console
 
 from tda_dagster import cli_bench, cli_history, cli_tracks
 from tda_dagster.errors import TdaError
+from tda_dagster.faults import in_words
+from tda_dagster.interruption import interruptible
 
 if TYPE_CHECKING:
     from tda_dagster.workspace import Workspace
@@ -271,12 +273,17 @@ def _workspace() -> "Workspace":
 
 
 def main() -> None:
-    """Run the command line; mistakes of the user end in one line, not in a traceback."""
-    try:
-        app()
-    except TdaError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {error}", highlight=False)
-        raise SystemExit(1) from None
+    """Run the command line; errors end in one line, not in a traceback."""
+    with interruptible():
+        try:
+            app()
+        except Exception as error:
+            root = Path(os.environ.get("TDA_WORKSPACE") or Path.cwd())
+            message = in_words(error, root, "tda")
+            Console(stderr=True, soft_wrap=True).print(
+                f"[red]error:[/red] {message}", highlight=False
+            )
+            raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 import dagster as dg
 
+from tda_dagster.faults import in_words, of_environment, subjects
+from tda_dagster.killed_runs import tag_run
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
 from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
@@ -81,10 +83,29 @@ def _dagster_asset(
     )
     # Dagster reads this annotation, and only understands it without a type argument.
     def compute(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        with fixed_numerics():
-            return _materialize(declared, context)
+        tag_run(context.instance, context.run)
+        try:
+            with fixed_numerics():
+                return _materialize(declared, context)
+        except Exception as error:
+            raise _failure(declared, context, error) from error
 
     return compute
+
+
+def _failure(
+    declared: StudyAsset, context: dg.AssetExecutionContext, error: Exception
+) -> dg.Failure:
+    """The error as Dagster shows it and the command line prints it: one line that names the asset
+    and what in it the error is about. Dagster's log has the traceback."""
+    place = f" [{context.partition_key}]" if declared.partitioned else ""
+    about = [f"{declared.name}{place}", *subjects(error)]
+    root = Workspace.find().root
+    return dg.Failure(
+        f"{': '.join([', '.join(about), in_words(error, root, context.run_id)])}",
+        metadata={"on the machine's part": of_environment(error) is not None},
+        allow_retries=False,
+    )
 
 
 def _code_version(declared: StudyAsset, workspace: Workspace, known: dict[str, str]) -> str:

@@ -15,6 +15,10 @@ import dagster as dg
 from rich.console import Console
 
 from tda_dagster.errors import TdaError
+from tda_dagster.faults import of_environment
+from tda_dagster.interruption import raise_if_interrupted
+from tda_dagster.killed_runs import mark_killed_runs, process_tags
+from tda_dagster.leftovers import remove_leftovers
 from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
@@ -32,13 +36,19 @@ class RunFailed(TdaError):
 
 
 def prepare_home(workspace: Workspace) -> Path:
-    """Make the workspace's Dagster home; returns its path."""
+    """Make the workspace's Dagster home; returns its path. Raises TdaError if it cannot."""
     home = workspace.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
-    with _alone_in(home):
-        config = home / "dagster.yaml"
-        if not config.exists():
-            config.write_text(_DAGSTER_YAML, encoding="utf-8")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with _alone_in(home):
+            config = home / "dagster.yaml"
+            if not config.exists():
+                config.write_text(_DAGSTER_YAML, encoding="utf-8")
+    except OSError as error:
+        raise TdaError(
+            f"Dagster's folder {home} cannot be made: {of_environment(error) or error}. Or set "
+            "DAGSTER_HOME to a folder elsewhere"
+        ) from error
     return home
 
 
@@ -46,15 +56,39 @@ def prepare_home(workspace: Workspace) -> Path:
 def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
     """The workspace's Dagster instance; a DAGSTER_HOME in the environment has precedence.
 
-    Raises TdaError when that names no folder.
+    Runs that were killed are marked as failed, and what else dead processes left in the workspace
+    is removed. Raises TdaError when DAGSTER_HOME is no folder that can be used.
     """
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(prepare_home(workspace))))
-    if not home.is_dir():
-        raise TdaError(f"DAGSTER_HOME is {str(home)!r}, which is no folder; make it, or unset it")
-    with _alone_in(home):  # Dagster makes the tables of a new home, and fails if others do so too
-        found = dg.DagsterInstance.get()
+    home = _home(workspace)
+    try:
+        # Dagster makes the tables of a new home, and fails if others do so at the same time.
+        with _alone_in(home):
+            found = dg.DagsterInstance.get()
+            mark_killed_runs(found)
+    except Exception as error:
+        if (words := of_environment(error)) is None:
+            raise
+        raise TdaError(f"Dagster's folder {home} cannot be used: {words}") from error
+    remove_leftovers(workspace)
     with found:
         yield found
+
+
+def _home(workspace: Workspace) -> Path:
+    """The folder that DAGSTER_HOME names, which is the workspace's own if it is not set."""
+    given = os.environ.get("DAGSTER_HOME")
+    if not given:
+        os.environ["DAGSTER_HOME"] = str(prepare_home(workspace))
+        return workspace.dagster_home
+    home = Path(given)
+    if not home.is_absolute():
+        raise TdaError(
+            f"DAGSTER_HOME is {given!r}, a relative path; set it to an absolute one, such as "
+            f"{str(home.absolute())!r}, or unset it"
+        )
+    if not home.is_dir():
+        raise TdaError(f"DAGSTER_HOME is {given!r}, which is no folder; make it, or unset it")
+    return home
 
 
 @contextmanager
@@ -158,20 +192,34 @@ def _run(
             partition_key=partition.key if partition else None,
             asset_selection=[dg.AssetKey(name.split("/")) for name in names],
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            tags=process_tags(),
             raise_on_error=False,
         )
-    if result.success:
-        return
+    raise_if_interrupted()
+    if not result.success:
+        raise RunFailed(f"{_cause(result)} (run {result.run_id})")
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str:
+    """What the first step that failed says; the failed checks, if it is that some did not pass."""
+    failed = [
+        f"{check.asset_key.to_user_string()}: the check {check.check_name} failed: "
+        f"{check.metadata['detail'].value}"
+        for event in result.all_events
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        for check in [event.asset_check_evaluation_data]
+        if not check.passed
+    ]
+    if failed:
+        return "; ".join(failed)
     for event in result.all_events:
         if event.is_step_failure:
             failure = event.step_failure_data
-            assert failure.error is not None
-            cause = failure.error.cause or failure.error
-            raise RunFailed(
-                f"{event.step_key}: {cause.message.strip()}\n(run {result.run_id}; the full story "
-                "is in `tda ui`)"
-            )
-    raise RunFailed(f"run {result.run_id} failed; see `tda ui`")
+            if failure.user_failure_data and failure.user_failure_data.description:
+                return failure.user_failure_data.description
+            name = (event.step_key or "").replace("__", "/")
+            return f"{name}: Dagster could not run it; the whole story is in `tda ui`"
+    return "the run failed before its first asset; the whole story is in `tda ui`"
 
 
 def write_digests(workspace: Workspace, cohort: str, names: Sequence[str] | None) -> None:

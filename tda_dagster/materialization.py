@@ -8,13 +8,13 @@ declarations themselves are in `assets/`.
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Generic, Protocol, TypeVar
 
 from tda_dagster.attribution.methods import MethodSpec
 from tda_dagster.errors import TdaError
+from tda_dagster.faults import about
 from tda_dagster.numerics import worker_pool
 from tda_dagster.partitions import Partition
 from tda_dagster.settings import Settings
@@ -47,8 +47,11 @@ class Produce(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of an asset's work: everything that determines its one `file`, which `produce`
-    writes to the path it is given."""
+    """A part of an asset's work: its name, everything that determines its result, and `produce`.
+
+    `produce` writes the one file named `file` to the path it is given. With `file` "", it writes
+    any number of files into the folder it is given; `Job.folders` works on such shards.
+    """
 
     name: str
     inputs: Mapping[str, str]
@@ -116,25 +119,41 @@ class Job:
     def shard(self, shard: Shard) -> Path:
         """A part of the work that survives a crash: its one file is found in the store, or made
         and stored at once. Returns a local path of the file."""
-        return self._shard(shard, side_by_side=1)
+        return self._shard(shard, side_by_side=1).path(shard.file)
 
     def shards(self, shards: Sequence[Shard]) -> list[Path]:
         """The same for several that do not need each other, side by side on threads; reports
         progress. What their `produce` shares must bear that (see `PerThread`)."""
-        workers = self.workspace.workers
-        make = partial(self._shard, side_by_side=workers)
-        with worker_pool(workers) as pool:
-            try:
-                paths = []
-                for path in pool.map(make, shards):
-                    paths.append(path)
-                    self.progress(len(paths), len(shards))
-                return paths
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        return self._side_by_side(lambda made, shard: made.path(shard.file), shards)
 
-    def _shard(self, shard: Shard, *, side_by_side: int) -> Path:
+    def folders(self, shards: Sequence[Shard]) -> list[Artifact]:
+        """The same for shards that write a folder of files."""
+        return self._side_by_side(lambda made, _: made, shards)
+
+    def _side_by_side(
+        self, result: Callable[[Artifact, Shard], T], shards: Sequence[Shard]
+    ) -> list[T]:
+        workers = self.workspace.workers
+
+        def make(shard: Shard) -> T:
+            return result(self._shard(shard, side_by_side=workers), shard)
+
+        pool = worker_pool(workers)
+        try:
+            results = []
+            for made in pool.map(make, shards):
+                results.append(made)
+                self.progress(len(results), len(shards))
+        except Exception:
+            pool.shutdown(cancel_futures=True)
+            raise
+        except BaseException:  # interrupted: do not wait for computations under way
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+        return results
+
+    def _shard(self, shard: Shard, *, side_by_side: int) -> Artifact:
         recipe = Recipe(
             f"{self.asset.name}/shard",
             partition=shard.name,
@@ -142,15 +161,16 @@ class Job:
             config=shard.config,
             inputs=shard.inputs,
         )
-        made = self.store.materialize(
-            recipe,
-            lambda out: shard.produce(out / shard.file),
-            run_id=self.run_id,
-            head=False,
-        )
+        with about(f"shard {shard.name}"):
+            made = self.store.materialize(
+                recipe,
+                lambda out: shard.produce(out / shard.file),
+                run_id=self.run_id,
+                head=False,
+            )
         if made.cached:
             self._found_s.append(made.ref.seconds / side_by_side)
-        return made.artifact.path(shard.file)
+        return made.artifact
 
     def folder(self, artifact: Artifact) -> Path:
         """The artifact as a plain folder with proper names, kept in the workspace's cache."""

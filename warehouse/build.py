@@ -6,7 +6,6 @@ blocked and never see half of it.
 
 import hashlib
 import itertools
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +14,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from tda_dagster.store.staging import Staging
 from warehouse.dictionary import data_dictionary
 from warehouse.tables import BY_NAME, TABLES, WarehouseError, empty, validate
 
@@ -47,15 +47,19 @@ def build(path: Path, tables: Mapping[str, pl.DataFrame | Sequence[Path]]) -> Bu
     given = {name: _frame(name, table) for name, table in tables.items()}
     frames = {t.name: validate(t.name, given.get(t.name, empty(t.name))) for t in TABLES}
     _check_references(frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-") as folder:
-        fresh = Path(folder) / path.name
+    with building(path).folder() as folder:
+        fresh = folder / path.name
         with duckdb.connect(str(fresh), config=_OWN_TABLES_ONLY) as connection:
             _fill(connection, frames)
         # A log left by a crashed writer would be replayed into the new database.
         path.with_name(path.name + ".wal").unlink(missing_ok=True)
         fresh.replace(path)
     return BuildReport({n: f.height for n, f in frames.items()}, content_digest(frames))
+
+
+def building(path: Path) -> Staging:
+    """Where the database at `path` is built, on its disk."""
+    return Staging(path.parent / ".build")
 
 
 def _frame(name: str, table: pl.DataFrame | Sequence[Path]) -> pl.DataFrame:

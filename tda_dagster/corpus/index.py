@@ -1,32 +1,26 @@
 """The dataset index: the tables `tracks`, `segments` and `rejects`, made from a manifest and read.
 
-Belongs here: examining every file of a manifest, the tables' schemas, and reading segments' audio
-back. What a row, a window or a reject is, is said in the modules this one puts together.
+Belongs here: the tables' schemas, what follows from a manifest and its examined files, and reading
+segments' audio back. Rows, windows, rejects and examined files have modules of their own.
 """
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import polars as pl
 
-from tda_dagster.corpus.audio import AudioError, open_audio
+from tda_dagster.corpus.audio import open_audio
+from tda_dagster.corpus.examination import Examined, Examiner, Outcome
 from tda_dagster.corpus.location import resolve
 from tda_dagster.corpus.manifest import ManifestRow, ManifestRows
 from tda_dagster.corpus.rejects import Reject, RejectReason, TooManyRejects, rejects_table, shown
-from tda_dagster.corpus.segments import Samples, SegmentSpec, Window, cut, segment_sha256, windows
+from tda_dagster.corpus.segments import Samples, SegmentSpec, Window, cut, windows
 from tda_dagster.corpus.split import assign_splits, check_training
 from tda_dagster.errors import TdaError
 
 Row = Mapping[str, Any]
-
-_Item = TypeVar("_Item")
-_Outcome = TypeVar("_Outcome")
 
 TRACKS_SCHEMA = pl.Schema(
     {
@@ -98,58 +92,86 @@ def index_dataset(
     progress: Callable[[int, int], None] | None = None,
     workers: int = 1,
 ) -> DatasetIndex:
-    """Decode every file of a manifest once, measure it and cut it into segments.
+    """Decode every file of a manifest once, measure it and cut it into segments: `audio_of`,
+    `Examiner.examine_all` and `assemble_index` one after the other, whose arguments these are.
+
+    The tracks `taken_down`, by id, are left out: their files are not opened.
+
+    Raises `TooManyRejects` and `NothingToTrainOn`, as `assemble_index` does.
+    """
+    if workers < 1:
+        raise TdaError(f"workers must be at least 1, not {workers}.")
+    options = IndexOptions(heldout_fraction, seed, max_reject_fraction, frozenset(taken_down))
+    files = dict.fromkeys(audio_of(rows, options))
+    examiner = Examiner(rows.uri, spec)
+    outcomes = examiner.examine_all(files, workers=workers, progress=progress)
+    return assemble_index(rows, outcomes, spec, options)
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How the rows of a manifest become tracks. `heldout_fraction` and `seed` are those of
+    `split.assign_splits`; tracks `taken_down`, by id, are left out."""
+
+    heldout_fraction: float
+    seed: int
+    max_reject_fraction: float
+    taken_down: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        held_out, most = self.heldout_fraction, self.max_reject_fraction
+        if not 0 <= held_out < 1:
+            raise TdaError(f"heldout_fraction must be at least 0 and below 1, not {held_out}.")
+        if not 0 <= most <= 1:
+            raise TdaError(f"max_reject_fraction must lie in 0 ... 1, not {most}.")
+
+
+def audio_of(rows: ManifestRows, options: IndexOptions) -> list[str]:
+    """The files to examine, as the manifest names them, sorted. Raises `NothingToTrainOn` where no
+    track can be left to train on, whatever the files are."""
+    wanted = [row for _, row in rows.rows if row["track_id"] not in options.taken_down]
+    ids = [row["track_id"] for row in wanted]
+    check_training(rows, _splits(rows, ids, options))
+    return sorted({row["audio"] for row in wanted})
+
+
+def assemble_index(
+    rows: ManifestRows,
+    outcomes: Mapping[str, Outcome],
+    spec: SegmentSpec,
+    options: IndexOptions,
+) -> DatasetIndex:
+    """The tables of a manifest whose files (`audio_of`) have been examined under `spec`.
 
     A `version_of` that names no track of the index (or the track itself) is dropped together with
     `version_kind` and recorded in `rejects` as unknown_version_of; the track stays, since a model
     was trained on it all the same, and it does not count against `max_reject_fraction`. Nor do the
-    tracks `taken_down`, by id: their files are not opened, and `rejects` lists them.
+    tracks that are taken down, which `rejects` lists.
 
-    `heldout_fraction` and `seed`: see `split.assign_splits`. `progress` is called with (files done,
-    files) in manifest order. `workers` is a number of threads (decoding, resampling and hashing
-    leave Python's lock alone), each holding one decoded file; it does not change the tables.
-
-    Raises `TooManyRejects` as soon as more than `max_reject_fraction` of all rows are left out, and
-    `NothingToTrainOn` if no track is left or all are held out.
+    Raises `TooManyRejects`, with all rejects of the manifest, if more than `max_reject_fraction` of
+    all rows are left out, and `NothingToTrainOn` if no track is left or all are held out.
     """
-    _check_settings(heldout_fraction, max_reject_fraction, workers)
     rejects = list(rows.rejects)
-    wanted = [(line, row) for line, row in rows.rows if row["track_id"] not in taken_down]
-    examined: list[tuple[int, ManifestRow, _Examined]] = []
-
-    def stop_if_too_many() -> None:
-        if rejects and len(rejects) / rows.total > max_reject_fraction:
-            raise TooManyRejects(rows.uri, rejects, rows.total, max_reject_fraction)
-
-    def examine(item: tuple[int, ManifestRow]) -> _Examined | Reject:
-        line, row = item
-        try:
-            return _examine(resolve(rows.uri, row["audio"]), spec)
-        except AudioError as error:  # not handed on: its traceback holds the decoded file
-            detail = f"{shown(row['audio'])}: {error.detail}"
-            return Reject(line, error.reason, detail, row["track_id"], row["audio"])
-
-    stop_if_too_many()
-    ids = [row["track_id"] for _, row in wanted]
-    check_training(rows, assign_splits([row for _, row in rows.rows], ids, heldout_fraction, seed))
-    with closing(_in_order(examine, wanted, workers)) as outcomes:
-        for done, ((line, row), outcome) in enumerate(zip(wanted, outcomes, strict=True), 1):
-            if isinstance(outcome, Reject):
-                rejects.append(outcome)
-                stop_if_too_many()
-            else:
-                examined.append((line, row, outcome))
-            if progress is not None:
-                progress(done, len(wanted))
-
+    examined: list[tuple[int, ManifestRow, Examined]] = []
+    for line, row in rows.rows:
+        if row["track_id"] in options.taken_down:
+            continue
+        outcome = outcomes[row["audio"]]
+        if isinstance(outcome, Examined):
+            examined.append((line, row, outcome))
+        else:
+            detail = f"{shown(row['audio'])}: {outcome.detail}"
+            rejects.append(Reject(line, outcome.reason, detail, row["track_id"], row["audio"]))
+    if rejects and len(rejects) / rows.total > options.max_reject_fraction:
+        raise TooManyRejects(rows.uri, rejects, rows.total, options.max_reject_fraction)
     kept = {row["track_id"] for _, row, _ in examined}
-    splits = assign_splits([row for _, row in rows.rows], kept, heldout_fraction, seed)
+    splits = _splits(rows, kept, options)
     check_training(rows, splits, rejects)
     rejects += _unknown_versions(examined, kept)
     rejects += [
         Reject(line, RejectReason.TAKEN_DOWN, "left out by request", row["track_id"], row["audio"])
         for line, row in rows.rows
-        if row["track_id"] in taken_down
+        if row["track_id"] in options.taken_down
     ]
     tracks = [_track(row, measured, kept, splits) for _, row, measured in examined]
     segments = [
@@ -163,6 +185,11 @@ def index_dataset(
         segments=pl.DataFrame(segments, schema=SEGMENTS_SCHEMA).sort("track_id", "segment_index"),
         rejects=rejects_table(rejects),
     )
+
+
+def _splits(rows: ManifestRows, kept: Collection[str], options: IndexOptions) -> dict[str, str]:
+    manifest = [row for _, row in rows.rows]
+    return assign_splits(manifest, kept, options.heldout_fraction, options.seed)
 
 
 def iter_segments(
@@ -193,78 +220,11 @@ def decode_segment(track: Row, segment: Row, spec: SegmentSpec, *, manifest: str
     return next(_cut_all(track, [dict(segment)], spec, manifest))[1]
 
 
-# ---------------------------------------------------------------- examining files
-
-
-@dataclass(frozen=True)
-class _Examined:
-    """What the tables say of a good file."""
-
-    sha256: str
-    sample_rate_hz: int
-    channels: int
-    duration_s: float
-    segments: list[tuple[Window, str]]
-
-
-def _examine(uri: str, spec: SegmentSpec) -> _Examined:
-    audio = open_audio(uri, spec)
-    cuts = windows(audio.samples.shape[1], spec)
-    if not cuts:
-        raise AudioError(
-            uri,
-            RejectReason.TOO_SHORT,
-            f"it is {audio.duration_s:.3f} s long, the shortest segment is {spec.min_seconds:g} s",
-        )
-    peak = float(np.abs(audio.samples).max())
-    if peak < 10 ** (spec.silence_dbfs / 20):
-        level = f"{20 * np.log10(peak):.1f} dBFS" if peak else "digital zero"
-        raise AudioError(
-            uri,
-            RejectReason.SILENT,
-            f"its peak is {level}, below the threshold of {spec.silence_dbfs:g} dBFS",
-        )
-    return _Examined(
-        sha256=audio.sha256,
-        sample_rate_hz=audio.sample_rate_hz,
-        channels=audio.channels,
-        duration_s=audio.duration_s,
-        segments=[(window, segment_sha256(cut(audio.samples, window, spec))) for window in cuts],
-    )
-
-
-def _in_order(
-    function: Callable[[_Item], _Outcome], items: Iterable[_Item], workers: int
-) -> Generator[_Outcome, None, None]:
-    """`function` of every item, in the order of `items`, with a few items under way at a time."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[_Outcome]] = deque()
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def _check_settings(heldout_fraction: float, max_reject_fraction: float, workers: int) -> None:
-    if not 0 <= heldout_fraction < 1:
-        raise TdaError(f"heldout_fraction must be at least 0 and below 1, not {heldout_fraction}.")
-    if not 0 <= max_reject_fraction <= 1:
-        raise TdaError(f"max_reject_fraction must lie in 0 ... 1, not {max_reject_fraction}.")
-    if workers < 1:
-        raise TdaError(f"workers must be at least 1, not {workers}.")
-
-
 # ---------------------------------------------------------------- from examined files to tables
 
 
 def _unknown_versions(
-    examined: Iterable[tuple[int, ManifestRow, _Examined]], kept: Collection[str]
+    examined: Iterable[tuple[int, ManifestRow, Examined]], kept: Collection[str]
 ) -> list[Reject]:
     rejects = []
     for line, row, _ in examined:
@@ -283,7 +243,7 @@ def _version_of(row: ManifestRow, kept: Collection[str]) -> str | None:
 
 
 def _track(
-    row: ManifestRow, measured: _Examined, kept: Collection[str], splits: Mapping[str, str]
+    row: ManifestRow, measured: Examined, kept: Collection[str], splits: Mapping[str, str]
 ) -> Row:
     version_of = _version_of(row, kept)
     return {
@@ -299,7 +259,7 @@ def _track(
 
 
 def _segments(
-    track_id: str, measured: _Examined, spec: SegmentSpec, splits: Mapping[str, str]
+    track_id: str, measured: Examined, spec: SegmentSpec, splits: Mapping[str, str]
 ) -> Iterator[Row]:
     for window, sha256 in measured.segments:
         yield {

@@ -1,10 +1,10 @@
 """Cutting a dataset into shards: the parts that are computed, stored and found again one by one.
 
-Belongs here: which segments share a shard, and what the shard is called.
+Belongs here: which segments, or files, share a shard, and what the shard is called.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import polars as pl
 
@@ -48,6 +48,26 @@ def stable_shards(segments: pl.DataFrame, size: int) -> Shards:
         rows = placed.filter(split=split).sort("_place", "segment_index")
         for name, part in _parted(split, rows, size, depth=0):
             yield name, part.drop("_place")
+
+
+def stable_groups(names: Iterable[str], size: int) -> Iterator[tuple[str, list[str]]]:
+    """Names in groups of at most `size`, sorted within each, with a name for each group. As in
+    `stable_shards`, a name that comes or goes changes one group, or makes two of one or one of two.
+    """
+    placed = sorted((_place(name), name) for name in set(names))
+    yield from _grouped(placed, size, depth=0)
+
+
+def _grouped(
+    placed: Sequence[tuple[str, str]], size: int, depth: int
+) -> Iterator[tuple[str, list[str]]]:
+    if not placed:
+        return
+    if len(placed) <= size or depth == _BITS:
+        yield f"{int(placed[0][0], 2):0{_BITS // 4}x}", sorted(name for _, name in placed)
+        return
+    for bit in "01":
+        yield from _grouped([item for item in placed if item[0][depth] == bit], size, depth + 1)
 
 
 def _place(track_id: str) -> str:

@@ -13,8 +13,9 @@ import soundfile
 from faulty_proxy import FaultyProxy
 from s3_server import S3Server, enter
 
-from tda_dagster.corpus import read_manifest
-from tda_dagster.corpus.files import audio_digests, audio_stamp
+from tda_dagster.corpus import SegmentSpec, read_manifest
+from tda_dagster.corpus.examination import Examiner, Unusable
+from tda_dagster.corpus.files import audio_digests, audio_looks, audio_stamp
 from tda_dagster.corpus.location import LocationError, read_bytes
 from tda_dagster.object_storage import (
     ObjectStorageError,
@@ -126,35 +127,49 @@ def dataset(s3_root: str, s3_server: S3Server) -> str:
 
 def test_a_manifest_and_its_audio_lie_on_s3(dataset: str, s3_server: S3Server) -> None:
     assert read_manifest(dataset).total == 4
-    calls: list[tuple[int, int]] = []
-    table = audio_digests(dataset, lambda done, total: calls.append((done, total)))
-    assert table["audio"].to_list() == [
-        "audio/0.wav", "audio/1.wav", "audio/2.wav", "audio/gone.wav",
+    looks = audio_looks(dataset)
+    assert [(name, look is None) for name, look in looks.items()] == [
+        ("audio/0.wav", False), ("audio/1.wav", False), ("audio/2.wav", False),
+        ("audio/gone.wav", True),
     ]  # fmt: skip
-    assert [digest is None for digest in table["audio_sha256"]] == [False] * 3 + [True]
-    assert calls == [(n, 4) for n in range(1, 5)]
-    stamp = audio_stamp(dataset)
-    assert stamp == audio_stamp(dataset)
+    assert list(audio_digests(dataset, list(looks))) == [
+        "audio/0.wav",
+        "audio/1.wav",
+        "audio/2.wav",
+    ]
+    stamp = audio_stamp(dataset, looks)
+    assert stamp == audio_stamp(dataset, audio_looks(dataset))
     s3_server.filesystem().pipe_file(dataset.replace("manifest.csv", "audio/1.wav"), b"other")
-    assert stamp != audio_stamp(dataset)
+    assert stamp != audio_stamp(dataset, audio_looks(dataset))
     with pytest.raises(LocationError, match="no such file") as caught:
         read_bytes(dataset + ".not")
     assert caught.value.missing
 
 
-def test_an_outage_is_not_taken_for_missing_audio(
+def test_an_outage_of_a_file_is_not_one_of_the_store(
     dataset: str,
     s3_server: S3Server,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Otherwise an index without the recordings of that hour would be kept for good."""
+    """One file that cannot be had now is left out for now; when none can, nothing is known."""
     proxy = FaultyProxy(s3_server.port)
     enter(monkeypatch, s3_server.environment(proxy.endpoint))
     monkeypatch.setattr(open_url, "__kwdefaults__", {"transfers": 8, "patience_s": 0.5})
+    names = list(audio_looks(dataset))
+    before = audio_stamp(dataset, audio_looks(dataset))
     try:
         proxy.add("status", "", "audio/1.wav", times=10_000, status=503)
-        for read in (audio_stamp, lambda uri: audio_digests(uri, lambda *_: None)):
-            with pytest.raises(ObjectStorageError, match=r"audio/1\.wav.*HTTP 503"):
+        looks = audio_looks(dataset)
+        assert [name for name in names if looks[name] is None] == ["audio/1.wav", "audio/gone.wav"]
+        assert audio_stamp(dataset, looks) != before
+        assert list(audio_digests(dataset, names)) == ["audio/0.wav", "audio/2.wav"]
+        spec = SegmentSpec(8000, 1, 4096, 512, min_seconds=0.1)
+        outcome = Examiner(dataset, spec).examine("audio/1.wav", "ab" * 32)
+        assert isinstance(outcome, Unusable)
+        assert outcome.sha256 is None
+        proxy.add("status", "", "audio/", times=10_000, status=503)
+        for read in (audio_looks, lambda uri: audio_digests(uri, names)):
+            with pytest.raises(ObjectStorageError, match=r"audio/.*HTTP 503"):
                 read(dataset)
     finally:
         proxy.close()

@@ -1,9 +1,11 @@
-"""Rendering the study: plan, one job a work, audio files, manifest."""
+"""Rendering the study: a plan in parts, the audio files of each part, and the manifest.
+
+Rendering holds Python's lock (parsing scores most of all), so parts are rendered in processes.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from tda_dagster.corpus.reference.keys import transpose_key
 from tda_dagster.corpus.reference.planting import Planted, choose_planted, plant, rendition
 from tda_dagster.corpus.reference.scores import read_score
 from tda_dagster.corpus.reference.synthesis import synthesise, write_flac
+from tda_dagster.faults import about
+from tda_dagster.worker_processes import worker_processes
 
 MANIFEST_SCHEMA = {
     "track_id": pl.String,
@@ -51,15 +55,109 @@ MANIFEST_SCHEMA = {
 }
 
 
+PART_TRACKS = 8
+"""Works are rendered together until they have so many tracks: about two seconds of work."""
+
+
 @dataclass(frozen=True)
-class Job:
+class WorkTracks:
     """All tracks of the study that come from one work, so that its score is parsed once."""
 
     work: Work
     tracks: tuple[PlannedTrack, ...]
-    audio_dir: Path
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some works of the study that are rendered together, independently of other parts."""
+
+    name: str
+    works: tuple[WorkTracks, ...]
     seed: int
     sample_rate_hz: int
+
+    @property
+    def tracks(self) -> list[PlannedTrack]:
+        return [track for work in self.works for track in work.tracks]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What determines the part's files, as JSON; the catalogue belongs to the code."""
+        return {
+            "tracks": [[t.work.id, t.excerpt_index, t.version_kind] for t in self.tracks],
+            "seed": self.seed,
+            "sample_rate_hz": self.sample_rate_hz,
+        }
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A study before it is rendered: its parts, and the excerpts that are planted."""
+
+    parts: tuple[Part, ...]
+    planted: tuple[Planted, ...]
+
+
+def plan_reference_study(
+    *, tracks: int | None = None, planted: int = 0, seed: int, sample_rate_hz: int
+) -> StudyPlan:
+    """The plan of a study of `tracks` (None: all), spread over the collections and with its share
+    of versions. `planted` holds that many excerpts out and adds a track made from each
+    (`planting`). Raises TdaError when these are too many.
+    """
+    plan = plan_study(load_catalogue().works, tracks)
+    plants = choose_planted(plan, planted) if planted else []
+    plan += [again for p in plants if (again := rendition(p)) is not None]
+    by_work: dict[str, list[PlannedTrack]] = {}
+    for track in plan:
+        by_work.setdefault(track.work.id, []).append(track)
+    groups: list[list[WorkTracks]] = [[]]
+    for planned in by_work.values():
+        if sum(len(work.tracks) for work in groups[-1]) >= PART_TRACKS:
+            groups.append([])
+        groups[-1].append(WorkTracks(planned[0].work, tuple(planned)))
+    parts = tuple(
+        Part(f"works-{number:03d}", tuple(group), seed, sample_rate_hz)
+        for number, group in enumerate(groups)
+    )
+    return StudyPlan(parts, tuple(plants))
+
+
+def render_part(part: Part, out_dir: Path) -> list[dict[str, Any]]:
+    """Write the part's tracks as `audio/<track_id>.flac` (16-bit mono) below `out_dir`; returns
+    their manifest rows, in the order of `part.tracks`. The bytes depend on the part alone. Raises
+    ScoreError when the installed music21 lacks a score.
+    """
+    audio_dir = out_dir / "audio"
+    audio_dir.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for work in part.works:
+        with about(f"work {work.work.id}"):
+            rows += _render_work(
+                _Job(work.work, work.tracks, audio_dir, part.seed, part.sample_rate_hz)
+            )
+    return rows
+
+
+def write_manifest(
+    plan: StudyPlan, rows: Sequence[Sequence[dict[str, Any]]], out_dir: Path
+) -> Path:
+    """Write the study's `manifest.parquet` into `out_dir`, which holds the audio of all parts, and
+    the audio of copies and mixes beside that; returns the manifest's path. `rows` has what
+    `render_part` returned for each part of the plan.
+    """
+    by_track: dict[PlannedTrack, dict[str, Any]] = {}
+    for part, of_part in zip(plan.parts, rows, strict=True):
+        by_track.update(zip(part.tracks, of_part, strict=True))
+    schema = MANIFEST_SCHEMA
+    if plan.planted:  # as soon as a track has a split, the manifest decides on all
+        schema = {**schema, "split": pl.String}
+    added = _planted(by_track, plan.planted, out_dir)
+    table = pl.DataFrame([*by_track.values(), *added], schema=schema)
+    manifest = out_dir / "manifest.parquet"
+    partial = manifest.with_suffix(".partial")
+    table.sort("track_id").write_parquet(partial, compression="zstd")
+    return partial.replace(manifest)
 
 
 def render_reference_study(
@@ -72,43 +170,31 @@ def render_reference_study(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Render the reference study into `out_dir` and return the path of its manifest.
+    """Render a reference study into `out_dir` and return the path of its manifest, whose `audio`
+    column is relative to it.
 
-    Writes `audio/<track_id>.flac` (16-bit mono) and `manifest.parquet`, whose `audio` column is
-    relative to the manifest. `tracks` renders a smaller study, spread over the collections and
-    with its share of versions; each of its files is the same as in the whole study. `planted` holds
-    that many excerpts out and adds a track made from each (`planting`): the manifest then has a
-    `split`. `progress` is told tracks done and tracks in all. The same arguments give the same
-    bytes, for any `workers`. Every file is rendered anew, so that none can be left over from
-    another seed or rate; the manifest is written last. Raises ScoreError when the installed
-    music21 lacks a score.
+    `tracks` and `planted` are as in `plan_reference_study`; each file of a smaller study is the
+    same as in the whole study. `progress` is told tracks done and tracks in all. The same arguments
+    give the same bytes, for any number of `workers`, which are processes. Every file is rendered
+    anew, so that none can be left over from another seed or rate; the manifest is written last.
+    Raises ScoreError when the installed music21 lacks a score.
     """
-    audio_dir = out_dir / "audio"
-    audio_dir.mkdir(parents=True, exist_ok=True)
-    manifest = out_dir / "manifest.parquet"
-    manifest.unlink(missing_ok=True)
-    plan = plan_study(load_catalogue().works, tracks)
-    plants = choose_planted(plan, planted) if planted else []
-    plan += [again for p in plants if (again := rendition(p)) is not None]
-    by_work: dict[str, list[PlannedTrack]] = {}
-    for track in plan:
-        by_work.setdefault(track.work.id, []).append(track)
-    jobs = [
-        Job(planned[0].work, tuple(planned), audio_dir, seed, sample_rate_hz)
-        for planned in by_work.values()
-    ]
-    rows: dict[PlannedTrack, dict[str, Any]] = {}
-    for job, rendered in _run(jobs, workers):
-        rows.update(zip(job.tracks, rendered, strict=True))
-        if progress is not None:
-            progress(len(rows), len(plan))
-    schema = MANIFEST_SCHEMA
-    if plants:  # as soon as a track has a split, the manifest decides on all
-        schema = {**schema, "split": pl.String}
-    table = [*rows.values(), *_planted(rows, plants, out_dir)]
-    partial = manifest.with_suffix(".partial")
-    pl.DataFrame(table, schema=schema).sort("track_id").write_parquet(partial, compression="zstd")
-    return partial.replace(manifest)
+    (out_dir / "manifest.parquet").unlink(missing_ok=True)
+    plan = plan_reference_study(
+        tracks=tracks, planted=planted, seed=seed, sample_rate_hz=sample_rate_hz
+    )
+    total = sum(len(part.tracks) for part in plan.parts)
+    rows: list[list[dict[str, Any]]] = []
+    with worker_processes(workers) as processes, ThreadPoolExecutor(workers) as threads:
+
+        def render(part: Part) -> list[dict[str, Any]]:
+            return processes.call(render_part, part, out_dir)
+
+        for of_part in threads.map(render, plan.parts):
+            rows.append(of_part)
+            if progress is not None:
+                progress(sum(map(len, rows)), total)
+    return write_manifest(plan, rows, out_dir)
 
 
 def _planted(
@@ -126,18 +212,18 @@ def _planted(
             rows[again]["split"] = "train"
 
 
-def _run(jobs: list[Job], workers: int) -> Iterator[tuple[Job, list[dict[str, Any]]]]:
-    if workers <= 1:
-        yield from ((job, render_work(job)) for job in jobs)
-        return
-    # spawn: forking a process that already runs threads (polars, torch) can hang it
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs_of = {pool.submit(render_work, job): job for job in jobs}
-        for future in as_completed(jobs_of):
-            yield jobs_of[future], future.result()
+@dataclass(frozen=True)
+class _Job:
+    """What rendering the tracks of one work takes."""
+
+    work: Work
+    tracks: tuple[PlannedTrack, ...]
+    audio_dir: Path
+    seed: int
+    sample_rate_hz: int
 
 
-def render_work(job: Job) -> list[dict[str, Any]]:
+def _render_work(job: _Job) -> list[dict[str, Any]]:
     """Render the tracks of one work; one manifest row each."""
     work = job.work
     tempos = [
@@ -159,7 +245,7 @@ def render_work(job: Job) -> list[dict[str, Any]]:
 
 
 def _render_track(
-    job: Job, excerpt: Excerpt, base_id: str, base: Interpretation, kind: VersionKind | None
+    job: _Job, excerpt: Excerpt, base_id: str, base: Interpretation, kind: VersionKind | None
 ) -> dict[str, Any]:
     work, catalogue = job.work, load_catalogue()
     track_id = f"{base_id}-{kind}" if kind else base_id
