@@ -154,15 +154,15 @@ class Job:
             config=shard.config,
             inputs=shard.inputs,
         )
-        made = self.store.materialize(
+        path, made = self.store.materialize_file(
             recipe,
+            shard.file,
             lambda out: shard.produce(out / shard.file),
             run_id=self.run_id,
-            head=False,
         )
         if made.cached:
             self._found_s.append(made.ref.seconds / side_by_side)
-        return made.artifact.path(shard.file)
+        return path
 
     def folder(self, artifact: Artifact) -> Path:
         """The artifact as a plain folder with proper names, kept in the workspace's cache."""
