@@ -59,10 +59,23 @@ def lineage(
     _console().print(lineage_view(found))
 
 
-def verify() -> None:
-    """Hash everything again that live artifacts and snapshots need; name what is damaged."""
+def verify(
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="Everything in the store, also the shards that only resuming needs and what was "
+            "live once, and the copies in data/cache.",
+        ),
+    ] = False,
+) -> None:
+    """Hash everything again that live artifacts and snapshots need; name what is damaged.
+
+    Exit code 1 if something is. A damaged file is noted in the store, so that running what makes
+    it again replaces it.
+    """
     from tda_dagster.history.render import problem_lines
-    from tda_dagster.store.snapshots import verify_all
+    from tda_dagster.store.verification import verify_everything, verify_needed
 
     console = _console()
     store = _workspace().store
@@ -75,14 +88,18 @@ def verify() -> None:
             seen = done
             show(done, total)
 
-        problems = verify_all(store, progress)
+        problems = (verify_everything if everything else verify_needed)(store, progress)
     for line in problem_lines(problems):
         _say(console, line)
     if problems:
         damaged = len({problem.path for problem in problems})
         _say(console, f"[red]{damaged} damaged[/red] in {escape(store.root)}")
         raise typer.Exit(1)
-    _say(console, f"[green]✓[/green] {seen / 1e6:.1f} MB hashed, everything is what it was made as")
+    what = "all there is" if everything else "all that live artifacts and snapshots need"
+    _say(
+        console,
+        f"[green]✓[/green] {seen / 1e6:.1f} MB hashed, {what}: everything is what it was made as",
+    )
 
 
 def gc(

@@ -119,31 +119,29 @@ class Job:
     def shard(self, shard: Shard) -> Path:
         """A part of the work that survives a crash: its one file is found in the store, or made
         and stored at once. Returns a local path of the file."""
-        return self._shard(shard, side_by_side=1).path(shard.file)
+        return self._shard(shard, _file_of(shard), side_by_side=1)
 
     def shards(self, shards: Sequence[Shard]) -> list[Path]:
         """The same for several that do not need each other, side by side on threads; reports
         progress. What their `produce` shares must bear that (see `PerThread`)."""
-        return self._side_by_side(lambda made, shard: made.path(shard.file), shards)
+        return self._side_by_side([(shard, _file_of(shard)) for shard in shards])
 
     def folders(self, shards: Sequence[Shard]) -> list[Artifact]:
         """The same for shards that write a folder of files."""
-        return self._side_by_side(lambda made, _: made, shards)
+        return self._side_by_side([(shard, _verified) for shard in shards])
 
-    def _side_by_side(
-        self, result: Callable[[Artifact, Shard], T], shards: Sequence[Shard]
-    ) -> list[T]:
+    def _side_by_side(self, work: Sequence[tuple[Shard, Callable[[Artifact], T]]]) -> list[T]:
         workers = self.workspace.workers
 
-        def make(shard: Shard) -> T:
-            return result(self._shard(shard, side_by_side=workers), shard)
+        def make(part: tuple[Shard, Callable[[Artifact], T]]) -> T:
+            return self._shard(*part, side_by_side=workers)
 
         pool = worker_pool(workers)
         try:
             results = []
-            for made in pool.map(make, shards):
+            for made in pool.map(make, work):
                 results.append(made)
-                self.progress(len(results), len(shards))
+                self.progress(len(results), len(work))
         except Exception:
             pool.shutdown(cancel_futures=True)
             raise
@@ -153,7 +151,7 @@ class Job:
         pool.shutdown()
         return results
 
-    def _shard(self, shard: Shard, *, side_by_side: int) -> Artifact:
+    def _shard(self, shard: Shard, read: Callable[[Artifact], T], *, side_by_side: int) -> T:
         recipe = Recipe(
             f"{self.asset.name}/shard",
             partition=shard.name,
@@ -162,19 +160,29 @@ class Job:
             inputs=shard.inputs,
         )
         with about(f"shard {shard.name}"):
-            made = self.store.materialize(
+            result, made = self.store.materialize_and_read(
                 recipe,
                 lambda out: shard.produce(out / shard.file),
+                read,
                 run_id=self.run_id,
-                head=False,
             )
         if made.cached:
             self._found_s.append(made.ref.seconds / side_by_side)
-        return made.artifact
+        return result
 
     def folder(self, artifact: Artifact) -> Path:
         """The artifact as a plain folder with proper names, kept in the workspace's cache."""
         return self.workspace.plain_folder(artifact)
+
+
+def _file_of(shard: Shard) -> Callable[[Artifact], Path]:
+    return lambda artifact: artifact.path(shard.file)
+
+
+def _verified(artifact: Artifact) -> Artifact:
+    for name in artifact.entries:
+        artifact.path(name)
+    return artifact
 
 
 @dataclass(frozen=True)

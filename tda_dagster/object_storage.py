@@ -193,6 +193,7 @@ class RemoteFiles:
         self._patience_s = patience_s
         self._is_s3 = "s3" in fs.protocol
         self._bucket_seen = not self._is_s3
+        self._proven: dict[str, Stat] = {}
 
     def where(self, path: str) -> str:
         """The URL of `path`, for messages."""
@@ -262,12 +263,13 @@ class RemoteFiles:
     def put(self, path: str, data: bytes) -> None:
         """Put a small object there, in place of what was; proved to have arrived."""
 
-        def send() -> None:
+        def send() -> str | None:
             answer = self.fs.pipe_file(path, data)
             if not _proves(answer, _md5(data)):
                 self._expect(path, data == self.fs.cat_file(path))
+            return _tag(answer)
 
-        self._persist("written", path, send)
+        self._proven[path] = Stat(len(data), self._persist("written", path, send))
 
     def create(self, path: str, data: bytes) -> bool:
         """Put a small object there unless there is one; says whether it did.
@@ -298,10 +300,10 @@ class RemoteFiles:
         service, another kind of server), the object is read back once.
         """
         size = local.stat().st_size
-        if size < 2 * PART_BYTES:
+        part_bytes = _part_bytes(size)
+        if part_bytes is None:
             self.put(path, local.read_bytes())
             return
-        part_bytes = max(PART_BYTES, math.ceil(size / _MOST_PARTS))
         options = {"chunksize": part_bytes, "max_concurrency": _PARTS_AT_ONCE}
 
         def send() -> None:
@@ -309,8 +311,30 @@ class RemoteFiles:
             kept = self._stat(path)
             if not _proves({"ETag": kept.etag}, _md5_of_parts(local, part_bytes)):
                 self._expect(path, kept.size == size and self._same(path, local))
+            self._proven[path] = kept
 
         self._persist("written", path, send)
+
+    def holds(self, path: str, local: Path) -> bool:
+        """Whether the object's bytes are those of the file `local`; False if there is none.
+
+        The server's MD5 is believed if it fits. Where it has none, or another (objects encrypted by
+        a key service have), the object is read back, once for each tag it has.
+        """
+        kept = self.stat(path)
+        if kept is None or kept.size != local.stat().st_size:
+            return False
+        if _proves({"ETag": kept.etag}, _tag_of(local)):
+            return True
+        if kept.etag is not None and self._proven.get(path) == kept:
+            return True
+        try:
+            same = self._persist("read", path, lambda: self._same(path, local))
+        except FileNotFoundError:
+            return False
+        if same:
+            self._proven[path] = kept
+        return same
 
     def remove(self, path: str) -> None:
         """Remove an object; nothing happens if there is none."""
@@ -535,14 +559,31 @@ def redacted(text: str) -> str:
     return re.sub(r"\?[^\s'\"]*", "", line)[:200]
 
 
+def _tag(answer: Any) -> str | None:
+    """What a server's answer calls the content of an object."""
+    return answer.get("ETag") if isinstance(answer, Mapping) else None
+
+
 def _proves(answer: Any, md5: str) -> bool:
-    etag = answer.get("ETag") if isinstance(answer, Mapping) else None
-    match = _MD5.fullmatch(etag or "")
+    match = _MD5.fullmatch(_tag(answer) or "")
     return match is not None and match[1] == md5
 
 
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def _part_bytes(size: int) -> int | None:
+    """The size of the parts in which a file of `size` bytes travels; None if it is sent whole."""
+    if size < 2 * PART_BYTES:
+        return None
+    return max(PART_BYTES, math.ceil(size / _MOST_PARTS))
+
+
+def _tag_of(path: Path) -> str:
+    """The tag S3 gives to the file when it is sent as `RemoteFiles.upload` does."""
+    part_bytes = _part_bytes(path.stat().st_size)
+    return _md5(path.read_bytes()) if part_bytes is None else _md5_of_parts(path, part_bytes)
 
 
 def _md5_of_parts(path: Path, part_bytes: int) -> str:

@@ -156,12 +156,7 @@ class Workspace:
 
     def plain_folder(self, artifact: Artifact) -> Path:
         """The artifact as a folder with proper names, kept in the cache."""
-        folder = self.cache / artifact.digest[:16]
-        complete = folder / ".complete"
-        if not complete.exists():
-            artifact.export(folder)
-            complete.touch()
-        return folder
+        return self.store.plain_folder(artifact)
 
     def cohorts(self) -> list[str]:
         """The names of all cohorts that have a file."""

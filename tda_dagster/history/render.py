@@ -22,6 +22,7 @@ _SHOWN_SHARES = 6
 _LEAST_SHARE = 0.0005
 """Changes of shares below this are not shown: they would print as nothing."""
 _SHOWN_NAMES = 12
+_SHOWN_USERS = 3
 
 
 def lineage_view(found: ScoreLineage) -> Group:
@@ -132,29 +133,40 @@ def _run(ref: Ref) -> str:
 
 
 def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Each damaged file once, with what it spoils and what to do, in rich's markup."""
+    """One line for each damaged file, with what it spoils and what to do, in rich's markup."""
     by_path: dict[str, list[Problem]] = {}
     for problem in problems:
         by_path.setdefault(problem.path, []).append(problem)
     for path, spoilt in by_path.items():
-        yield f"[red]{spoilt[0].kind}[/red]  {escape(path)}"
-        for problem in spoilt:
-            if problem.asset:
-                where = (
-                    f" [cyan]\\[{escape(problem.partition)}][/cyan]" if problem.partition else ""
-                )
-                yield f"  spoils [bold]{escape(problem.asset)}[/bold]{where} {_entry(problem)}"
-        for remedy in dict.fromkeys(_remedy(problem) for problem in spoilt):
-            yield f"  [dim]what to do:[/dim] {escape(remedy)}"
+        # What is live comes first: making that again mends the others, too.
+        spoilt.sort(key=lambda problem: (not problem.needed, bool(problem.pinned_by)))
+        users = list(dict.fromkeys(_user(problem) for problem in spoilt if problem.asset))
+        shown = ", ".join(users[:_SHOWN_USERS]) + (
+            f" and {len(users) - _SHOWN_USERS} more" if len(users) > _SHOWN_USERS else ""
+        )
+        spoils = f" spoils {shown};" if users else ""
+        yield (
+            f"[red]{spoilt[0].kind}[/red] {escape(path)}:{spoils} "
+            f"[dim]what to do:[/dim] {escape(_remedy(spoilt[0]))}"
+        )
 
 
-def _entry(problem: Problem) -> str:
-    return escape(problem.entry) if problem.entry else "[dim](its list of files)[/dim]"
+def _user(problem: Problem) -> str:
+    place = f" [cyan]\\[{escape(problem.partition)}][/cyan]" if problem.partition else ""
+    entry = escape(problem.entry) if problem.entry else "its list of files"
+    return f"[bold]{escape(problem.asset)}[/bold]{place} ({entry})"
 
 
 def _remedy(problem: Problem) -> str:
+    from tda_dagster.partitions import SPEC_ASSET  # Dagster is slow to import, and rarely needed
+
     if not problem.asset:
-        return problem.detail
+        if problem.needed:
+            return problem.detail
+        return (
+            "nothing; no asset needs it, and it is replaced if one is made that does "
+            "(`tda gc --delete` removes it when it is a day old)"
+        )
     if problem.pinned_by:
         names = ", ".join(problem.pinned_by)
         return (
@@ -163,13 +175,16 @@ def _remedy(problem: Problem) -> str:
         )
     if problem.entry.startswith("inputs/"):
         return "put the file back from a backup; nothing in the study makes it"
+    if not problem.needed:
+        return "nothing; it is made again if it is asked for"
+    if problem.asset == SPEC_ASSET:
+        return "run `tda partitions`, which writes it again"
     cohort = problem.partition.partition("|")[0]
     option = f" --cohort {cohort}" if cohort else ""
-    again = f"tda materialize {problem.asset}{option}"
-    back = "or put the file back from a backup"
-    if problem.kind == "missing":
-        return f"{again}, {back}"
-    return f"delete the file, then {again}; {back}"
+    return (
+        f"run `tda materialize {problem.asset}{option}`, which makes it again, or put the file "
+        "back from a backup"
+    )
 
 
 def collection_table(plan: Plan) -> Table:

@@ -2,6 +2,7 @@
 
 from tda_dagster.store.artifacts import ArtifactStore, Materialized
 from tda_dagster.store.canonical import canonical_json, digest_of
+from tda_dagster.store.disk import FullDisk, UnusableFolder
 from tda_dagster.store.errors import CorruptArtifact, CorruptRecord, MissingArtifact, StoreError
 from tda_dagster.store.lineage import Edge, Problem, Reached
 from tda_dagster.store.refs import Recipe, Ref
@@ -14,6 +15,7 @@ __all__ = [
     "CorruptRecord",
     "Edge",
     "Entry",
+    "FullDisk",
     "Materialized",
     "MissingArtifact",
     "Problem",
@@ -21,6 +23,7 @@ __all__ = [
     "Recipe",
     "Ref",
     "StoreError",
+    "UnusableFolder",
     "canonical_json",
     "digest_of",
 ]

@@ -12,14 +12,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from tda_dagster.errors import TdaError
 from tda_dagster.object_storage import PATIENCE_S, TRANSFERS
 from tda_dagster.store import lineage
 from tda_dagster.store.blobs import open_blobs
 from tda_dagster.store.claims import Claims
-from tda_dagster.store.errors import MissingArtifact
+from tda_dagster.store.disk import full_disk
+from tda_dagster.store.errors import CorruptArtifact, CorruptRecord, MissingArtifact
 from tda_dagster.store.places import open_place
+from tda_dagster.store.plain_folders import PlainFolders
 from tda_dagster.store.refs import Recipe, Ref, RefBook
 from tda_dagster.store.trees import Artifact, Entry, files_below, read_artifact, tree_bytes
 
@@ -28,6 +31,8 @@ RENEW_AFTER = timedelta(hours=1)
 with a longer grace period spare what work under way has found."""
 
 _log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,12 @@ class ArtifactStore:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.root = os.fspath(root)
-        cache_dir = cache_dir or _default_cache_dir()
+        cache_dir = Path(cache_dir or _default_cache_dir())
         self._place = open_place(self.root, cache_dir, transfers, patience_s)
         self._blobs = open_blobs(self._place, cache_dir, cache_bytes)
         self._refs = RefBook(self._place)
         self._claims = Claims(self._place)
+        self._folders = PlainFolders(cache_dir)
         self._renewed: dict[str, datetime] = {}
 
     # Blobs
@@ -100,7 +106,13 @@ class ArtifactStore:
 
     def artifact(self, digest: str) -> Artifact:
         """The artifact with `digest`."""
-        return read_artifact(self._blobs, digest)
+        return read_artifact(self._blobs, digest, lambda: self._refs.maker(digest))
+
+    def plain_folder(self, artifact: Artifact) -> Path:
+        """A folder in the cache with the files of `artifact` under their names and nothing else,
+        for reading only. It is compared with the artifact when this process first asks for it, and
+        whenever it has changed; what differs is written again."""
+        return self._folders.folder(artifact)
 
     # Refs and heads
 
@@ -181,7 +193,8 @@ class ArtifactStore:
 
         If somebody else is making it, waits for that; should they fail or die, it is made here.
         Makes the ref the live one if `head`. Whatever `produce` raises comes through and leaves
-        nothing behind. A ref whose artifact is no longer whole is as good as none.
+        nothing behind; a full disk raises `FullDisk`, whatever library met it. A ref whose artifact
+        is no longer whole, or was found damaged, is as good as none.
         """
         made = self._found(recipe)
         if made is None:
@@ -190,6 +203,33 @@ class ArtifactStore:
         if head:
             self.set_head(made.ref)
         return made
+
+    def materialize_and_read(
+        self,
+        recipe: Recipe,
+        produce: Callable[[Path], None],
+        read: Callable[[Artifact], Read],
+        *,
+        run_id: str = "",
+    ) -> tuple[Read, Materialized]:
+        """What `read` returns for the artifact of `recipe`, and the artifact, which does not become
+        live. As `materialize`, but if a file that is read turns out to be damaged or lost, the
+        artifact is computed again at once."""
+        made = self.materialize(recipe, produce, run_id=run_id, head=False)
+        try:
+            return read(made.artifact), made
+        except (CorruptArtifact, MissingArtifact) as error:
+            _log.warning("%s It is computed again now.", error)
+        made = self.materialize(recipe, produce, run_id=run_id, head=False)
+        return read(made.artifact), made
+
+    # Looking after the store
+
+    def remove_leftovers(self) -> int:
+        """Remove unfinished work of processes that have ended from the store and from this
+        machine's cache; returns how many folders there were. What a living process of this or
+        another machine uses stays."""
+        return self._place.staging.remove_leftovers() + self._folders.staging.remove_leftovers()
 
     # Lineage
 
@@ -207,7 +247,11 @@ class ArtifactStore:
         return lineage.verify(self._refs, self._blobs)
 
     def _found(self, recipe: Recipe) -> Materialized | None:
-        ref = self.find(recipe)
+        try:
+            ref = self.find(recipe)
+        except CorruptRecord as damaged:
+            _log.warning("%s It is made again now.", damaged)
+            return None
         if ref is None:
             return None
         # First of all: what is renewed is not collected, so what is whole then stays so.
@@ -236,7 +280,8 @@ class ArtifactStore:
     ) -> Materialized:
         with self._place.staging.folder() as folder:
             start = time.monotonic()
-            produce(folder)
+            with full_disk(folder.parent):
+                produce(folder)
             seconds = time.monotonic() - start + spent_s()
             digest = self._put_tree(folder, self._take_or_copy)
         ref = self.commit(recipe, digest, run_id=run_id, device=device, seconds=seconds)
@@ -255,13 +300,14 @@ class ArtifactStore:
         return self._blobs.take(path)
 
     def _whole(self, ref: Ref) -> Artifact | None:
-        """The artifact of `ref`, None if some of it has been lost."""
+        """The artifact of `ref`, None if some of it has been lost or found damaged."""
         try:
             artifact = self.artifact(ref.digest)
-        except MissingArtifact:
+        except (CorruptArtifact, MissingArtifact) as error:
+            _log.warning("%s", error)
             return None
         sizes = {entry.digest: entry.size for entry in artifact.files.values()}
-        return None if self._blobs.absent(sizes) else artifact
+        return None if self._blobs.lacking(sizes) else artifact
 
 
 def _default_cache_dir() -> Path:

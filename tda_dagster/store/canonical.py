@@ -46,9 +46,14 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_digest(text: str) -> bool:
+    """Whether `text` is a sha256 as we write it."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def require_digest(text: str, what: str) -> None:
-    """Raise a `StoreError` that speaks of `what` unless `text` is a sha256 as we write it."""
-    if not _DIGEST.fullmatch(text):
+    """Raise a `StoreError` that speaks of `what` unless `text` is a digest."""
+    if not is_digest(text):
         raise StoreError(f"{what} is {text!r}, not a digest (64 hexadecimal digits, 0-9 and a-f)")
 
 

@@ -21,7 +21,6 @@ make the same artifact, which costs time and no more.
 
 import json
 import logging
-import os
 import platform
 import random
 import re
@@ -31,7 +30,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -39,6 +37,7 @@ from weakref import WeakValueDictionary
 from tda_dagster.errors import TdaError
 from tda_dagster.store.canonical import canonical_json, digest_of
 from tda_dagster.store.places import Place
+from tda_dagster.store.processes import Process, has_ended, this_machine, this_process
 from tda_dagster.store.refs import Recipe
 
 FOLDER = "claims"
@@ -135,12 +134,13 @@ class _Attempt:
     def __init__(self, place: Place, key: str, run_id: str) -> None:
         self._place = place
         self._key = key
+        process = this_process()
         self._claim = Claim(
             token=uuid4().hex,
             host=platform.node(),
-            machine=_machine(),
-            pid=os.getpid(),
-            started=_state(os.getpid())[1],
+            machine=this_machine(),
+            pid=process.pid,
+            started=process.started,
             run_id=run_id,
             beat=0,
             beat_at=_now(),
@@ -194,7 +194,8 @@ class _Attempt:
         return True
 
     def _abandoned(self, claim: Claim, data: bytes) -> bool:
-        if claim.machine == self._claim.machine and _ended(claim):
+        process = Process(claim.machine, claim.pid, claim.started)
+        if has_ended(process, self._claim.machine):
             return True
         now = time.monotonic()
         known, since = self._seen.get(claim.token, (b"", now))
@@ -260,37 +261,6 @@ def _alone_in_process(store: str, key: str) -> Iterator[bool]:
         yield waited
     finally:
         lock.release()
-
-
-def _machine() -> str:
-    """Names this machine, since it was started, as far as its process ids mean the same."""
-    known = [platform.node()]
-    with suppress(OSError):  # there is no /proc everywhere
-        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        known.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(known)
-
-
-def _ended(claim: Claim) -> bool:
-    """Whether the process of a claim of this machine is no more."""
-    try:
-        os.kill(claim.pid, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # somebody else's
-        pass
-    state, started = _state(claim.pid)
-    return state in {"Z", "X"} or started not in {"", claim.started}
-
-
-def _state(pid: int) -> tuple[str, str]:
-    """The state of a process as Linux names it ("Z" and "X": dead), and when it began, which tells
-    it from a later one with the same id. Two empty texts where that cannot be read."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return "", ""
-    return fields[0], fields[19]
 
 
 def _now() -> str:

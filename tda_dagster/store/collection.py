@@ -20,7 +20,6 @@ Claims of those who died and whose work nobody took up go too; a live one is ren
 """
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ from datetime import UTC, datetime, timedelta
 
 from tda_dagster.store import claims, lineage
 from tda_dagster.store.artifacts import ArtifactStore
+from tda_dagster.store.blobs import BLOBS, digest_in
 from tda_dagster.store.errors import MissingArtifact, StoreError
-from tda_dagster.store.refs import Ref
+from tda_dagster.store.refs import Ref, is_ref
 from tda_dagster.store.snapshots import list_snapshots, pinned
 from tda_dagster.store.trees import read_artifact
 from tda_dagster.store.upkeep import Stored, inventory, last_written, parts
@@ -40,7 +40,6 @@ SHARD = "/shard"
 NOBODY = ""
 """Stands for the asset of blobs that no ref lists: uploads that never came to a ref."""
 
-_BLOBS = "cas/sha256"
 _REFS = "refs"
 _CLAIM_GRACE = timedelta(hours=1)
 
@@ -95,8 +94,8 @@ def plan_collection(store: ArtifactStore, *, grace: timedelta = GRACE) -> Plan:
     place = parts(store).place
     before = datetime.now(UTC) - grace
     # Listed before what refers to them is read: what comes meanwhile is not in the lists.
-    blobs = inventory(place, _BLOBS)
-    names = {_key(item.name): item.name for item in inventory(place, _REFS)}
+    blobs = [item for item in inventory(place, BLOBS) if digest_in(item.name)]
+    names = {_key(i.name): i.name for i in inventory(place, _REFS) if is_ref(i.name)}
     kept, reached = _reach(store, before)
     refs = [r for r in store.refs() if r.recipe.key in names and r.recipe.key not in kept]
     # What was made from others goes before them, so that what is left can always be traced.
@@ -112,7 +111,11 @@ def plan_collection(store: ArtifactStore, *, grace: timedelta = GRACE) -> Plan:
         kept_size_bytes=sum(b.size_bytes for b in blobs) - sum(b.size_bytes for b in dead),
         young_blobs=len(loose) - len(dead),
         grace=grace,
-        claims=tuple(c.name for c in inventory(place, claims.FOLDER) if _abandoned(c.written)),
+        claims=tuple(
+            item.name
+            for item in inventory(place, claims.FOLDER)
+            if item.name.endswith(".json") and _abandoned(item.written)
+        ),
     )
 
 
@@ -148,7 +151,7 @@ def collect(
     def sweep(blob: Stored) -> bool:
         idle = _digest(blob) not in reached and not _young(last_written(place, blob.name), before)
         if idle:
-            place.remove(blob.name)
+            parts(store).blobs.remove(_digest(blob))
         progress(next(done), total)
         return idle
 
@@ -231,9 +234,7 @@ def _young_refs(store: ArtifactStore, before: datetime) -> set[str]:
 def _wanted_back(store: ArtifactStore, removed: list[Ref]) -> list[Ref]:
     """Those of the removed refs that somebody made live, or pinned, a moment before they went, and
     what those were made from."""
-    place = parts(store).place
-    heads = place.read_many(place.names("heads")).values()
-    named = {json.loads(head)["recipe"] for head in heads}
+    named = parts(store).refs.live_recipes()
     named |= {pin.recipe for snapshot in list_snapshots(store) for pin in snapshot.pins}
     refs = [*store.refs(), *removed]
     starts = [ref for ref in refs if ref.recipe.key in named]

@@ -7,29 +7,41 @@ class StoreError(TdaError):
     """The store was asked for something it cannot do or does not have."""
 
 
-class CorruptArtifact(StoreError):
-    """A blob's bytes are not those its name promises."""
+class DamagedBlob(StoreError):
+    """A blob that something refers to cannot be had. `user` says whose it is, in words."""
 
-    def __init__(self, digest: str, path: str, found: str) -> None:
+    def __init__(self, digest: str, path: str, wrong: str, user: str) -> None:
+        whose = f"It is {user}" if user else "`tda verify --all` says whose it is"
         super().__init__(
-            f"the blob {digest} is corrupt: {path} holds other bytes ({found}). "
-            "Delete that file and materialize again the asset it belongs to (the store's verify() "
-            "names it), or put the file back from a backup."
+            f"the blob {digest} {wrong}. {whose}. Run the same command again: what is damaged is "
+            "made again, and if this command does not make it, `tda verify --all` names the one "
+            "that does. Or put the file back from a backup."
         )
         self.digest = digest
         self.path = path
 
 
-class MissingArtifact(StoreError):
+class CorruptArtifact(DamagedBlob):
+    """A blob's bytes are not those its name promises; `found` says what they are."""
+
+    def __init__(self, digest: str, path: str, found: str, user: str = "") -> None:
+        super().__init__(digest, path, f"is corrupt: {path} holds other bytes ({found})", user)
+        self.found = found
+
+    def of(self, user: str) -> "CorruptArtifact":
+        """The same error with the words that say whose blob it is."""
+        return CorruptArtifact(self.digest, self.path, self.found, user)
+
+
+class MissingArtifact(DamagedBlob):
     """A blob that something refers to is not in the store."""
 
-    def __init__(self, digest: str, path: str) -> None:
-        super().__init__(
-            f"the blob {digest} is not in the store: there is no {path}. Materialize again the "
-            "asset it belongs to, or check that the store's root is the one it was made in."
-        )
-        self.digest = digest
-        self.path = path
+    def __init__(self, digest: str, path: str, user: str = "") -> None:
+        super().__init__(digest, path, f"is not in the store: there is no {path}", user)
+
+    def of(self, user: str) -> "MissingArtifact":
+        """The same error with the words that say whose blob it is."""
+        return MissingArtifact(self.digest, self.path, user)
 
 
 class CorruptRecord(StoreError):

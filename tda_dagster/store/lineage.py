@@ -4,7 +4,7 @@ What belongs here: walks over refs by the digests of their inputs. Nothing here 
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Literal, NamedTuple
@@ -37,7 +37,7 @@ class Reached(NamedTuple):
 class Problem:
     """Something that `verify` found wrong. Asset and partition are "" where the damage hides
     them; `entry` is as in `Reached`. `pinned_by` names the snapshots that need it where no live
-    ref does."""
+    ref does, and `needed` is False where nothing does."""
 
     kind: Literal["corrupt", "missing"]
     asset: str
@@ -46,6 +46,7 @@ class Problem:
     path: str
     detail: str
     pinned_by: tuple[str, ...] = ()
+    needed: bool = True
 
     def __str__(self) -> str:
         place = self.asset + (f" [{self.partition}]" if self.partition else "")
@@ -93,7 +94,16 @@ def reachable(heads: Iterable[Ref], refs: Iterable[Ref], blobs: BlobStore) -> It
     starts = list(heads)
     edges = ancestry(starts, refs)
     behind = [edge.source for edge in edges if edge.source is not None]
-    for ref in {ref.recipe.key: ref for ref in [*starts, *behind]}.values():
+    yield from _own({ref.recipe.key: ref for ref in [*starts, *behind]}.values(), blobs)
+    for ref, name, source in edges:
+        digest = ref.recipe.inputs[name]
+        if source is None and blobs.size(digest) is not None:
+            yield Reached(ref, f"inputs/{name}", digest)
+
+
+def _own(refs: Iterable[Ref], blobs: BlobStore) -> Iterator[Reached]:
+    """The blobs of the refs' artifacts: lists of files, and the files."""
+    for ref in refs:
         yield Reached(ref, "", ref.digest)
         try:
             files = read_artifact(blobs, ref.digest).files
@@ -101,10 +111,6 @@ def reachable(heads: Iterable[Ref], refs: Iterable[Ref], blobs: BlobStore) -> It
             continue
         for name, entry in files.items():
             yield Reached(ref, name, entry.digest)
-    for ref, name, source in edges:
-        digest = ref.recipe.inputs[name]
-        if source is None and blobs.size(digest) is not None:
-            yield Reached(ref, f"inputs/{name}", digest)
 
 
 def verify(
@@ -112,12 +118,15 @@ def verify(
     blobs: BlobStore,
     *,
     pinned: Mapping[str, Iterable[Ref]] | None = None,
+    others: Iterable[Ref] = (),
+    loose: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Problem]:
     """Read every ref and head, hash everything reachable from the heads, and tell what is wrong.
 
-    `pinned` holds more refs to start from, by the name of the snapshot that keeps them. `progress`
-    is told how many of how many bytes have been hashed.
+    `pinned` holds more refs to start from, by the name of the snapshot that keeps them; `others`
+    holds refs, and `loose` digests of blobs, that nothing need need. `progress` is told how many of
+    how many bytes have been hashed.
     """
     heads, refs = list(book.scan_heads()), list(book.scan_refs())
     # A damaged ref that is live comes up in both.
@@ -127,21 +136,34 @@ def verify(
     needed_by = _needed_by(live, known, pinned or {})
     starts = [*live, *(ref for refs in (pinned or {}).values() for ref in refs)]
     reached = list(reachable(starts, known, blobs))
-    verdicts = _verdicts({blob.digest for blob in reached}, blobs, progress)
+    needed = {blob.ref.recipe.key for blob in reached}
+    idle = [ref for ref in others if ref.recipe.key not in needed]
+    reached += _own(idle, blobs)
+    unlisted = set(loose) - {blob.digest for blob in reached}
+    verdicts = _verdicts({blob.digest for blob in reached} | unlisted, blobs, progress)
     for ref, entry, digest in reached:
         if (error := verdicts[digest]) is not None:
             problems.append(
                 Problem(
-                    kind="missing" if isinstance(error, MissingArtifact) else "corrupt",
+                    kind=_kind(error),
                     asset=ref.recipe.asset,
                     partition=ref.recipe.partition,
                     entry=entry,
                     path=blobs.where(digest),
                     detail=str(error),
                     pinned_by=needed_by.get(ref.recipe.key, ()),
+                    needed=ref.recipe.key in needed,
                 )
             )
+    for digest in sorted(unlisted):
+        if (error := verdicts[digest]) is not None:
+            path = blobs.where(digest)
+            problems.append(Problem(_kind(error), "", "", "", path, str(error), needed=False))
     return problems
+
+
+def _kind(error: StoreError) -> Literal["corrupt", "missing"]:
+    return "missing" if isinstance(error, MissingArtifact) else "corrupt"
 
 
 def _sound(records: Iterable[Ref | CorruptRecord]) -> list[Ref]:

@@ -5,7 +5,9 @@ half of them. A name is a relative path with '/' between its parts. Nothing here
 bytes mean.
 """
 
+import errno
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -19,21 +21,26 @@ from tda_dagster.object_storage import (
     open_url,
     side_by_side,
 )
+from tda_dagster.store.disk import disk_errors, require_folder
 from tda_dagster.store.errors import StoreError
 from tda_dagster.store.staging import Staging
 
 _PIECE_BYTES = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK}
 
 
 class Place(Protocol):
     """Named bytes. Every write is all or nothing.
 
-    Any of these raises `ObjectStorageError` if the place cannot be reached or used.
+    Any of these raises `ObjectStorageError` or `UnusableFolder` if the place cannot be reached or
+    used.
     """
 
     staging: Staging
     transfers: int
     """How many transfers at a time are worth while."""
+    fresh_s: float
+    """For how many seconds a listing is as good as a new one."""
     readings: int
     """How often bytes are read before they are believed to be wrong where they are kept."""
 
@@ -53,7 +60,7 @@ class Place(Protocol):
         """The bytes of those of `names` that exist, in the order given."""
 
     def names(self, folder: str) -> list[str]:
-        """All `.json` names at any depth below `folder`, sorted."""
+        """All `.json` names at any depth below `folder`, sorted, whoever put them there."""
 
     def write(self, name: str, data: bytes) -> None:
         """Put `data` under `name`, in place of what was there."""
@@ -72,6 +79,7 @@ class LocalPlace:
     """A folder. Files appear by rename or hard link from `<root>/tmp`, never by being written."""
 
     transfers = 1
+    fresh_s = 0.0
     readings = 1
 
     def __init__(self, root: Path) -> None:
@@ -86,17 +94,19 @@ class LocalPlace:
 
     def size(self, name: str) -> int | None:
         try:
-            return self.path(name).stat().st_size
+            with disk_errors(self._root):
+                return self.path(name).stat().st_size
         except FileNotFoundError:
             return None
 
     def pieces(self, name: str) -> Iterator[bytes]:
-        with self.path(name).open("rb") as file:
+        with disk_errors(self._root), self.path(name).open("rb") as file:
             while piece := file.read(_PIECE_BYTES):
                 yield piece
 
     def read(self, name: str) -> bytes:
-        return self.path(name).read_bytes()
+        with disk_errors(self._root):
+            return self.path(name).read_bytes()
 
     def read_many(self, names: Iterable[str]) -> Mapping[str, bytes]:
         found = {}
@@ -108,21 +118,43 @@ class LocalPlace:
         return found
 
     def names(self, folder: str) -> list[str]:
-        below = self.path(folder).rglob("*.json")
-        return sorted(path.relative_to(self._root).as_posix() for path in below)
+        return sorted(name for name, _ in self.files(folder) if name.endswith(".json"))
+
+    def files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Name and state of every file at any depth below `folder`; what vanishes meanwhile is
+        left out. A folder that cannot be read is an error: what is in it is not gone."""
+        with disk_errors(self._root):
+            waiting = [self.path(folder)]
+            while waiting:
+                try:
+                    entries = list(os.scandir(waiting.pop()))
+                except FileNotFoundError:
+                    continue
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                        continue
+                    try:
+                        state = entry.stat()
+                    except FileNotFoundError:
+                        continue
+                    if stat.S_ISREG(state.st_mode):
+                        yield Path(entry.path).relative_to(self._root).as_posix(), state
 
     def write(self, name: str, data: bytes) -> None:
-        with self.staging.folder() as folder:
+        with self.staging.folder() as folder, disk_errors(self._root):
             _written(folder, data).replace(self._parented(name))
 
     def create(self, name: str, data: bytes) -> bool:
-        with self.staging.folder() as folder:
+        with self.staging.folder() as folder, disk_errors(self._root):
             staged, path = _written(folder, data), self._parented(name)
             try:
                 os.link(staged, path)  # unlike rename, fails if the name is taken
             except FileExistsError:
                 return False
             except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
                 raise StoreError(
                     f"cannot create {path}: {error.strerror}. The store needs a filesystem with "
                     "hard links; put its root on another disk or on an object store."
@@ -131,12 +163,14 @@ class LocalPlace:
         return True
 
     def adopt(self, name: str, path: Path) -> None:
-        path.chmod(0o444)  # what is named by its content must not be written to
-        _flush(path)
-        path.replace(self._parented(name))
+        with disk_errors(self._root):
+            path.chmod(0o444)  # what is named by its content must not be written to
+            _flush(path)
+            path.replace(self._parented(name))
 
     def remove(self, name: str) -> None:
-        self.path(name).unlink(missing_ok=True)
+        with disk_errors(self._root):
+            self.path(name).unlink(missing_ok=True)
 
     def _parented(self, name: str) -> Path:
         path = self.path(name)
@@ -150,6 +184,7 @@ class RemotePlace:
     Local work is staged in `cache_dir`.
     """
 
+    fresh_s = 10.0
     readings = 3
 
     def __init__(self, files: RemoteFiles, root: str, cache_dir: Path) -> None:
@@ -195,6 +230,11 @@ class RemotePlace:
     def adopt(self, name: str, path: Path) -> None:
         self._files.upload(self._path(name), path)
 
+    def holds(self, name: str, path: Path) -> bool:
+        """Whether the bytes under `name` are those of the local file. The server's MD5 is believed
+        if it fits; where it has none or another, the bytes are read."""
+        return self._files.holds(self._path(name), path)
+
     def remove(self, name: str) -> None:
         self._files.remove(self._path(name))
 
@@ -208,7 +248,8 @@ def open_place(
     """The place at `root`, a path or any URL fsspec knows; `transfers` and `patience_s` are as in
     `tda_dagster.object_storage.open_url`.
 
-    Raises `StoreError` if no installed filesystem answers to the URL.
+    Raises `StoreError` if no installed filesystem answers to the URL, `UnusableFolder` for a path
+    to something that is no folder.
     """
     try:
         files, path = open_url(root, transfers=transfers, patience_s=patience_s)
@@ -218,6 +259,7 @@ def open_place(
             "prefix, or another URL whose fsspec package is installed."
         ) from error
     if isinstance(files.fs, LocalFileSystem):
+        require_folder(Path(path))
         return LocalPlace(Path(path))
     return RemotePlace(files, path, cache_dir)
 

@@ -5,18 +5,24 @@ A ref lies at `refs/<asset>/<partition>/<recipe key>.json` and is written once. 
 """
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from tda_dagster.store.canonical import canonical_json, digest_of, require_digest
+from tda_dagster.errors import TdaError
+from tda_dagster.store.canonical import canonical_json, digest_of, is_digest, require_digest
 from tda_dagster.store.errors import CorruptRecord, StoreError
 from tda_dagster.store.places import Place
+from tda_dagster.store.records import read_records, sealed, unsealed
 
 # Most filesystems allow 255 bytes in a name; this leaves room for the digest and the suffix.
 _LONGEST_PART = 180
+
+_log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
 
@@ -103,18 +109,25 @@ class RefBook:
     def __init__(self, place: Place) -> None:
         self._place = place
         self._seen: dict[str, Ref] = {}
+        self._makers: dict[str, str] = {}
 
     def find(self, recipe: Recipe) -> Ref | None:
         """The ref that answers `recipe`."""
         name = _ref_name(recipe.asset, recipe.partition, recipe.key)
-        data = self._place.read_many([name]).get(name)
-        return None if data is None else _sound(self._parse_ref(name, data))
+        record = read_records(self._place, [name], self._parse_ref).get(name)
+        return None if record is None else _sound(record)
 
     def create(self, ref: Ref) -> Ref:
-        """Write `ref` unless its recipe has one already; returns the one that is there now."""
+        """Write `ref` unless its recipe has one already; returns the one that is there now. One
+        that cannot be read is replaced."""
         self._place.create(_name_of(ref), _ref_bytes(ref))
         # Read back rather than believed, for a server that takes the condition lightly.
-        return self.find(ref.recipe) or ref
+        try:
+            return self.find(ref.recipe) or ref
+        except CorruptRecord as damaged:
+            _log.warning("%s It is written again.", damaged)
+            self.replace(ref)
+            return ref
 
     def replace(self, ref: Ref) -> None:
         """Write `ref` in place of one whose artifact has been lost."""
@@ -133,8 +146,10 @@ class RefBook:
         """Make `ref` the live one of its asset and partition; the last to call this wins."""
         recipe = ref.recipe
         head = Head(recipe.asset, recipe.partition, recipe.key, ref.digest)
-        name = _head_name(recipe.asset, recipe.partition)
-        self._place.write(name, canonical_json(asdict(head)))
+        name, data = _head_name(recipe.asset, recipe.partition), sealed(asdict(head))
+        # What is so already need not be written: a study may be read where nobody may write.
+        if self._place.read_many([name]).get(name) != data:
+            self._place.write(name, data)
 
     def head(self, asset: str, partition: str = "") -> Ref | None:
         """The live ref. Raises `CorruptRecord` if the head is damaged or its ref has gone."""
@@ -144,13 +159,17 @@ class RefBook:
         """The live refs, by asset and partition. Raises `CorruptRecord`."""
         return sorted(map(_sound, self.scan_heads()), key=_by_asset)
 
+    def live_recipes(self) -> set[str]:
+        """The keys of the recipes that heads name, whether or not their refs are there. Raises
+        `CorruptRecord`."""
+        return {_sound(h).recipe for h in self._read_heads(self._place.names("heads")).values()}
+
     def partitions(self, asset: str) -> list[str]:
         """The partitions of `asset` that have a head, sorted."""
         folder = f"heads/{_asset_path(asset)}"
         # One level only: "a/b" is an asset of its own, not a partition of "a".
         names = [n for n in self._place.names(folder) if "/" not in n[len(folder) + 1 :]]
-        heads = self._place.read_many(names)
-        return sorted(_sound(self._parse_head(n, data)).partition for n, data in heads.items())
+        return sorted(_sound(head).partition for head in self._read_heads(names).values())
 
     def scan_heads(self) -> Iterator[Ref | CorruptRecord]:
         """The ref of every head, or what is wrong with it."""
@@ -158,35 +177,52 @@ class RefBook:
 
     def scan_refs(self) -> Iterator[Ref | CorruptRecord]:
         """Every ref, or what is wrong with it."""
-        names = self._place.names("refs")
+        names = [name for name in self._place.names("refs") if is_ref(name)]
         # Refs do not change once written, so only new ones are read.
-        new = self._place.read_many([name for name in names if name not in self._seen])
-        read = {name: self._parse_ref(name, data) for name, data in new.items()}
+        new = [name for name in names if name not in self._seen]
+        read = read_records(self._place, new, self._parse_ref)
         self._seen |= {name: ref for name, ref in read.items() if isinstance(ref, Ref)}
         known = self._seen | read
         yield from (known[name] for name in names if name in known)
 
+    def maker(self, digest: str) -> str:
+        """Which asset, and partition, the artifact `digest` belongs to, in words; "" if no ref
+        says so. Reads all refs unless one was seen that does."""
+        if digest not in self._makers:
+            with suppress(TdaError):
+                for _ in self.scan_refs():
+                    pass
+        return self._makers.get(digest, "")
+
+    def _read_heads(self, names: list[str]) -> dict[str, Head | CorruptRecord]:
+        heads = read_records(self._place, names, self._parse_head)
+        # File managers put files of their own beside others, with names that begin with a dot.
+        return {
+            name: head
+            for name, head in heads.items()
+            if isinstance(head, Head) or not name.rpartition("/")[2].startswith(".")
+        }
+
     def _resolve(self, head_names: list[str]) -> Iterator[Ref | CorruptRecord]:
-        texts = self._place.read_many(head_names)
-        heads = {name: self._parse_head(name, data) for name, data in texts.items()}
+        heads = self._read_heads(head_names)
         wanted = {
             name: _ref_name(head.asset, head.partition, head.recipe)
             for name, head in heads.items()
             if isinstance(head, Head)
         }
-        found = self._place.read_many(wanted.values())
+        found = read_records(self._place, wanted.values(), self._parse_ref)
         for name, head in heads.items():
             if isinstance(head, CorruptRecord):
                 yield head
             elif (ref_name := wanted[name]) in found:
-                yield self._parse_ref(ref_name, found[ref_name])
+                yield found[ref_name]
             else:
                 gone = f"it names the ref {self._place.where(ref_name)}, which does not exist"
                 yield CorruptRecord(self._place.where(name), gone)
 
     def _parse_ref(self, name: str, data: bytes) -> Ref | CorruptRecord:
         try:
-            record = json.loads(data)
+            record = unsealed(data)
             record["recipe"] = Recipe(**record["recipe"])
             ref = Ref(**record)
             require_digest(ref.digest, "its digest")
@@ -197,13 +233,14 @@ class RefBook:
             return CorruptRecord(
                 self._place.where(name), f"its recipe has the key {ref.recipe.key}, not the name's"
             )
+        self._makers.setdefault(ref.digest, _in_words(ref.recipe))
         return ref
 
     def _parse_head(self, name: str, data: bytes) -> Head | CorruptRecord:
         try:
-            head = Head(**json.loads(data))
+            head = Head(**unsealed(data))
             own_name = _head_name(head.asset, head.partition)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, StoreError) as error:
             return CorruptRecord(self._place.where(name), f"not a head ({error})")
         if own_name != name:
             return CorruptRecord(
@@ -220,8 +257,17 @@ def _sound(record: Record | CorruptRecord) -> Record:
     return record
 
 
+def is_ref(name: str) -> bool:
+    """Whether a ref may lie under `name`; others put files of their own beside them."""
+    return is_digest(name.rpartition("/")[2].removesuffix(".json"))
+
+
 def _ref_bytes(ref: Ref) -> bytes:
-    return canonical_json({**vars(ref), "recipe": ref.recipe.record()})
+    return sealed({**vars(ref), "recipe": ref.recipe.record()})
+
+
+def _in_words(recipe: Recipe) -> str:
+    return recipe.asset + (f" [{recipe.partition}]" if recipe.partition else "")
 
 
 def _by_asset(ref: Ref) -> tuple[str, str]:

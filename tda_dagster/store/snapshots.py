@@ -4,18 +4,18 @@ A snapshot lies at `snapshots/<name>.json`, is written once and never changes. W
 everything behind that, is kept by garbage collection until the snapshot is removed.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 from tda_dagster.store import lineage
 from tda_dagster.store.artifacts import ArtifactStore
-from tda_dagster.store.canonical import canonical_json
 from tda_dagster.store.errors import CorruptRecord, StoreError
+from tda_dagster.store.places import Place
+from tda_dagster.store.records import read_records, sealed, unsealed
 from tda_dagster.store.refs import Ref
 from tda_dagster.store.trees import Artifact
 from tda_dagster.store.upkeep import parts
@@ -117,7 +117,7 @@ def add_snapshot(store: ArtifactStore, name: str, note: str = "") -> Snapshot:
             Pin(ref.recipe.asset, ref.recipe.partition, ref.recipe.key, ref.digest) for ref in heads
         ),
     )
-    if not parts(store).place.create(_file(name), canonical_json(asdict(snapshot))):
+    if not parts(store).place.create(_file(name), sealed(asdict(snapshot))):
         raise StoreError(
             f"there is a snapshot {name!r} already; snapshots do not change: take another name, or "
             f"remove the old one first (tda snapshot remove {name})"
@@ -127,23 +127,21 @@ def add_snapshot(store: ArtifactStore, name: str, note: str = "") -> Snapshot:
 
 def list_snapshots(store: ArtifactStore) -> list[Snapshot]:
     """All snapshots, oldest first. Raises `CorruptRecord` for a damaged one."""
-    place = parts(store).place
-    texts = place.read_many(place.names(_FOLDER))
-    found = [_parse(name, place.where(name), data) for name, data in texts.items()]
-    return sorted(found, key=lambda s: (s.created_at, s.name))
+    found = scan_snapshots(parts(store).place).values()
+    return sorted(map(_sound, found), key=lambda s: (s.created_at, s.name))
 
 
 def read_snapshot(store: ArtifactStore, name: str) -> Snapshot:
     """The snapshot called `name`. Raises `StoreError` listing those there are."""
     place, file = parts(store).place, _file(name)
-    data = place.read_many([file]).get(file)
-    if data is None:
+    record = _read(place, [file]).get(file)
+    if record is None:
         known = ", ".join(snapshot.name for snapshot in list_snapshots(store)) or "none yet"
         raise StoreError(
             f"there is no snapshot {name!r} in {store.root}; there are: {known}. "
             "`tda snapshot add NAME` makes one"
         )
-    return _parse(file, place.where(file), data)
+    return _sound(record)
 
 
 def remove_snapshot(store: ArtifactStore, name: str) -> Snapshot:
@@ -169,41 +167,17 @@ def pinned(store: ArtifactStore, snapshot: Snapshot) -> list[Ref]:
     for other bytes."""
     refs = {ref.recipe.key: ref for ref in store.refs()}
     for pin in snapshot.pins:
-        if (wrong := _wrong(pin, refs)) is not None:
+        if (wrong := wrong_with(pin, refs)) is not None:
             raise StoreError(f"snapshot {snapshot.name!r}: {wrong}")
     return [refs[pin.recipe] for pin in snapshot.pins]
 
 
-def verify_all(
-    store: ArtifactStore, progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[lineage.Problem]:
-    """Hash everything again that live refs and snapshots reach; an empty list if all is well.
-
-    `progress` is told how many of how many bytes have been hashed. A damaged record is a problem
-    among the others, not an error.
-    """
-    place, blobs, book = parts(store)
-    refs = {r.recipe.key: r for r in book.scan_refs() if isinstance(r, Ref)}
-    problems, held = [], {}
-    for name, data in place.read_many(place.names(_FOLDER)).items():
-        try:
-            snapshot = _parse(name, place.where(name), data)
-        except CorruptRecord as error:
-            problems.append(lineage.Problem("corrupt", "", "", "", error.path, str(error)))
-            continue
-        held[snapshot.name] = [refs[p.recipe] for p in snapshot.pins if not _wrong(p, refs)]
-        for pin in snapshot.pins:
-            if (wrong := _wrong(pin, refs)) is not None:
-                path = place.where(name)
-                problems.append(
-                    lineage.Problem(
-                        "missing", pin.asset, pin.partition, "", path, wrong, (snapshot.name,)
-                    )
-                )
-    return problems + lineage.verify(book, blobs, pinned=held, progress=progress)
+def scan_snapshots(place: Place) -> dict[str, Snapshot | CorruptRecord]:
+    """Every snapshot by the name of its file, or what is wrong with it."""
+    return _read(place, place.names(_FOLDER))
 
 
-def _wrong(pin: Pin, refs: dict[str, Ref]) -> str | None:
+def wrong_with(pin: Pin, refs: dict[str, Ref]) -> str | None:
     """What keeps a pin from being what it was."""
     where = pin.asset + (f" [{pin.partition}]" if pin.partition else "")
     ref = refs.get(pin.recipe)
@@ -229,16 +203,29 @@ def _file(name: str) -> str:
     return f"{_FOLDER}/{name}.json"
 
 
-def _parse(file: str, path: str, data: bytes) -> Snapshot:
-    try:
-        record: dict[str, Any] = json.loads(data)
-        record["pins"] = tuple(Pin(**pin) for pin in record["pins"])
-        snapshot = Snapshot(**record)
-        own_file = _file(snapshot.name)
-    except (ValueError, KeyError, TypeError, AttributeError, StoreError) as error:
-        raise CorruptSnapshot(path, f"not a snapshot ({error})") from error
-    if own_file != file:
-        raise CorruptSnapshot(path, f"it is the snapshot {snapshot.name!r}")
+def _read(place: Place, names: Iterable[str]) -> dict[str, Snapshot | CorruptRecord]:
+    """The snapshots under `names`; files of others, such as a file manager's, are passed over."""
+
+    def parse(file: str, data: bytes) -> Snapshot | CorruptRecord:
+        path = place.where(file)
+        try:
+            record = unsealed(data)
+            record["pins"] = tuple(Pin(**pin) for pin in record["pins"])
+            snapshot = Snapshot(**record)
+            own_file = _file(snapshot.name)
+        except (ValueError, KeyError, TypeError, AttributeError, StoreError) as error:
+            return CorruptSnapshot(path, f"not a snapshot ({error})")
+        if own_file != file:
+            return CorruptSnapshot(path, f"it is the snapshot {snapshot.name!r}")
+        return snapshot
+
+    stems = {name: name.removeprefix(f"{_FOLDER}/").removesuffix(".json") for name in names}
+    return read_records(place, [n for n, stem in stems.items() if _NAME.fullmatch(stem)], parse)
+
+
+def _sound(snapshot: Snapshot | CorruptRecord) -> Snapshot:
+    if isinstance(snapshot, CorruptRecord):
+        raise snapshot
     return snapshot
 
 

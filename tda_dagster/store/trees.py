@@ -7,14 +7,16 @@ import json
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from tda_dagster.store.blobs import BlobStore
 from tda_dagster.store.canonical import canonical_json
-from tda_dagster.store.errors import StoreError
+from tda_dagster.store.disk import disk_errors
+from tda_dagster.store.errors import CorruptArtifact, MissingArtifact, StoreError
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,17 @@ class Artifact:
     for a name that the artifact does not have.
     """
 
-    def __init__(self, digest: str, files: Mapping[str, Entry], blobs: BlobStore) -> None:
+    def __init__(
+        self,
+        digest: str,
+        files: Mapping[str, Entry],
+        blobs: BlobStore,
+        maker: Callable[[], str] = lambda: "",
+    ) -> None:
         self.digest = digest
         self.files = {name: files[name] for name in sorted(files)}
         self._blobs = blobs
+        self._maker = maker
 
     @property
     def entries(self) -> list[str]:
@@ -53,34 +62,56 @@ class Artifact:
     def path(self, name: str) -> Path:
         """A local path to read the file from. It is named by digest and has no suffix: use
         `export` for what wants a folder with proper names."""
-        return self._blobs.local_file(self._entry(name).digest)
+        with self._naming(name):
+            return self._blobs.local_file(self._entry(name).digest)
 
     def open(self, name: str) -> BinaryIO:
         """The file, opened for reading bytes."""
         return self.path(name).open("rb")
 
     def read_bytes(self, name: str) -> bytes:
-        return self._blobs.read_bytes(self._entry(name).digest)
+        with self._naming(name):
+            return self._blobs.read_bytes(self._entry(name).digest)
+
+    def copy(self, name: str, path: Path) -> None:
+        """Write the file to the new file `path`."""
+        with self._naming(name):
+            self._blobs.copy_out(self._entry(name).digest, path)
 
     def export(self, folder: Path) -> None:
         """Write all files below `folder`, which may exist; files of the same names are replaced,
         others left alone. Each file appears whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        names: dict[str, list[Path]] = defaultdict(list)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        names: dict[str, list[str]] = defaultdict(list)
         for name, entry in self.files.items():
-            names[entry.digest].append(folder / name)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished:
+            names[entry.digest].append(name)
+        with (
+            disk_errors(folder),
+            tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished,
+        ):
 
             def write(digest: str) -> None:
                 copy = Path(unfinished, digest)
-                self._blobs.copy_out(digest, copy)
-                for path in names[digest]:
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                self.copy(names[digest][0], copy)
+                for name in names[digest]:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                for name in names[digest][1:]:
                     shutil.copyfile(copy, f"{copy}.next")
-                    Path(f"{copy}.next").replace(path)
-                copy.unlink()
+                    Path(f"{copy}.next").replace(folder / name)
+                copy.replace(folder / names[digest][0])
 
             self._blobs.each(write, names)
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Let errors about the file's blob say whose it is."""
+        try:
+            yield
+        except (CorruptArtifact, MissingArtifact) as error:
+            raise error.of(
+                f"the file {name!r} of {of_artifact(self.digest, self._maker())}"
+            ) from None
 
     def _entry(self, name: str) -> Entry:
         if name not in self.files:
@@ -90,16 +121,28 @@ class Artifact:
         return self.files[name]
 
 
-def read_artifact(blobs: BlobStore, digest: str) -> Artifact:
-    """The artifact whose tree is the blob `digest`. Raises `StoreError` if that is no tree."""
-    data = blobs.read_bytes(digest)
+def read_artifact(blobs: BlobStore, digest: str, maker: Callable[[], str] = lambda: "") -> Artifact:
+    """The artifact whose tree is the blob `digest`. Raises `StoreError` if that is no tree.
+
+    `maker` is asked when a blob turns out to be damaged: it names the asset and partition that the
+    artifact belongs to.
+    """
     try:
-        return Artifact(digest, _parse(json.loads(data)), blobs)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        data = blobs.read_bytes(digest)
+    except (CorruptArtifact, MissingArtifact) as error:
+        raise error.of(f"the list of files of {of_artifact(digest, maker())}") from None
+    try:
+        return Artifact(digest, _parse(json.loads(data)), blobs, maker)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"the blob {digest} at {blobs.where(digest)} is not an artifact but a plain file "
-            f"({type(error).__name__}: {error}); read it with read_bytes or local_file"
+            f"({error}); read it with read_bytes or local_file"
         ) from error
+
+
+def of_artifact(digest: str, maker: str) -> str:
+    """An artifact in words, with the asset that it belongs to where that is known."""
+    return f"the artifact {digest[:12]}…" + (f" of {maker}" if maker else "")
 
 
 def tree_bytes(files: Mapping[str, Entry]) -> bytes:

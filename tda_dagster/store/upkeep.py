@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tda_dagster.store.artifacts import ArtifactStore
 from tda_dagster.store.blobs import BlobStore
 from tda_dagster.store.places import LocalPlace, Place, RemotePlace
+from tda_dagster.store.plain_folders import PlainFolders
 from tda_dagster.store.refs import RefBook
 
 # What filesystems call the time of the last write.
@@ -25,11 +26,12 @@ class Parts(NamedTuple):
     place: Place
     blobs: BlobStore
     refs: RefBook
+    copies: PlainFolders
 
 
 def parts(store: ArtifactStore) -> Parts:
     """The parts of `store`."""
-    return Parts(store._place, store._blobs, store._refs)
+    return Parts(store._place, store._blobs, store._refs, store._folders)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ def inventory(place: Place, folder: str) -> list[Stored]:
     """Everything at any depth below `folder`, sorted by name; what vanishes meanwhile is left
     out."""
     if isinstance(place, LocalPlace):
-        return _local(place, folder)
+        local = [
+            Stored(name, state.st_size, datetime.fromtimestamp(state.st_mtime, UTC))
+            for name, state in place.files(folder)
+        ]
+        return sorted(local, key=lambda item: item.name)
     assert isinstance(place, RemotePlace)
     cut = len(place._root) + 1
     found = place._files.find(place._path(folder))
@@ -62,19 +68,6 @@ def last_written(place: Place, name: str) -> datetime | None:
         assert isinstance(place, RemotePlace)
         return _written(place._files.info(place._path(name)))
     return None
-
-
-def _local(place: LocalPlace, folder: str) -> list[Stored]:
-    root = place.path(folder)
-    stored = []
-    for path in sorted(root.rglob("*")):
-        with suppress(FileNotFoundError):
-            if path.is_file():
-                state = path.stat()
-                written = datetime.fromtimestamp(state.st_mtime, UTC)
-                name = f"{folder}/{path.relative_to(root).as_posix()}"
-                stored.append(Stored(name, state.st_size, written))
-    return stored
 
 
 def _written(info: Mapping[str, Any]) -> datetime | None:

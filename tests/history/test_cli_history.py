@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from tda_dagster.cli_history import register
 from tda_dagster.errors import TdaError
 from tda_dagster.store import digest_of
-from tda_dagster.store.snapshots import verify_all
+from tda_dagster.store.verification import verify_needed
 
 ROOT = Path(__file__).parents[2]
 Tda = Callable[..., Result]
@@ -64,7 +64,10 @@ def test_verify_names_the_damage_and_what_to_do(study: Any, tda: Tda) -> None:
     assert str(path) in answer.output
     assert "base/fisher" in answer.output
     assert "fisher.safetensors" in answer.output
-    assert "delete the file, then tda materialize base/fisher" in answer.output
+    assert "run `tda materialize base/fisher`" in answer.output
+    assert len([line for line in answer.output.splitlines() if "corrupt" in line]) == 1
+    study.make()
+    assert tda("verify").exit_code == 0
     path.unlink()
     again = tda("verify")
     assert again.exit_code == 1
@@ -106,7 +109,7 @@ def test_gc_counts_first_and_removes_when_told(study: Any, tda: Tda) -> None:
     done = tda("gc", "--delete")
     assert done.exit_code == 0
     assert "removed 5 refs" in done.output
-    assert verify_all(study.store) == []
+    assert verify_needed(study.store) == []
     assert {ref.recipe.key for ref in study.store.heads()} == {r.recipe.key for r in new.values()}
     # Resume caches of what is live are kept.
     shards = [r for r in study.store.refs() if r.recipe.asset == "dataset/latents/shard"]

@@ -50,17 +50,21 @@ def test_blobs_lie_under_their_digest(store: ArtifactStore, ground: Any, tmp_pat
     assert source.read_bytes() == b"abc" * 1_000_000
 
 
-def test_a_blob_that_exists_is_left_alone_unless_its_size_is_wrong(
-    store: ArtifactStore, ground: Any
-) -> None:
+@pytest.mark.parametrize("left", [b"same?", b"who", b"longer than it was", b""])
+def test_putting_a_blob_again_mends_it(ground: Any, store: ArtifactStore, left: bytes) -> None:
     digest = store.put_bytes(b"whole")
-    ground.overwrite(f"cas/sha256/{digest[:2]}/{digest}", b"same?")
-    store.put_bytes(b"whole")
-    with pytest.raises(CorruptArtifact):
-        store.read_bytes(digest)
-    ground.overwrite(f"cas/sha256/{digest[:2]}/{digest}", b"who")
-    store.put_bytes(b"whole")
-    assert store.read_bytes(digest) == b"whole"
+    for putting in (store, ground.open()):
+        ground.overwrite(f"cas/sha256/{digest[:2]}/{digest}", left)
+        putting.put_bytes(b"whole")
+        assert ground.files()[f"cas/sha256/{digest[:2]}/{digest}"] == b"whole"
+        assert ground.open().read_bytes(digest) == b"whole"
+
+
+def test_a_blob_that_is_whole_is_not_written_again(ground: Any) -> None:
+    digest = ground.open().put_bytes(b"whole")
+    before = ground.fs.info(f"{ground.root}/cas/sha256/{digest[:2]}/{digest}")
+    ground.open().put_bytes(b"whole")
+    assert ground.fs.info(f"{ground.root}/cas/sha256/{digest[:2]}/{digest}") == before
 
 
 def test_a_flipped_bit_is_found_by_every_way_of_reading(
@@ -79,7 +83,8 @@ def test_a_flipped_bit_is_found_by_every_way_of_reading(
         lambda: damaged.export(tmp_path / "out"),
     ]
     for read in reads:
-        with pytest.raises(CorruptArtifact, match=rf"{digest} .*{name}.*Delete that file"):
+        words = rf"{digest} .*{name}.*'table'.*dataset/index.*command again"
+        with pytest.raises(CorruptArtifact, match=words):
             read()
     assert not any((tmp_path / "out").iterdir())
 

@@ -27,7 +27,7 @@ from tda_dagster.store import ArtifactStore, Recipe, claims
 job = json.loads(sys.argv[1])
 claims.BEAT_S, claims.STALE_S = job["beat_s"], job["stale_s"]
 if job["elsewhere"]:
-    claims._machine = lambda: job["elsewhere"]
+    claims.this_machine = lambda: job["elsewhere"]
 
 def produce(folder):
     with open(job["made"], "a") as made:

@@ -11,7 +11,8 @@ import pytest
 from tda_dagster.store import ArtifactStore, Recipe, Ref, StoreError, artifacts, digest_of
 from tda_dagster.store import collection as collecting
 from tda_dagster.store.collection import NOBODY, Tally, collect, plan_collection
-from tda_dagster.store.snapshots import add_snapshot, open_snapshot, remove_snapshot, verify_all
+from tda_dagster.store.snapshots import add_snapshot, open_snapshot, remove_snapshot
+from tda_dagster.store.verification import verify_needed
 
 Make = Callable[..., Ref]
 NOW = timedelta(0)
@@ -70,7 +71,7 @@ def test_what_nothing_reaches_goes_and_all_else_stays(
         len(data) for name, data in before.items() if name.startswith("cas/") and name not in after
     )
     assert keys(ground.open().refs()) == keys(chain.values()) - keys(old.values())
-    assert verify_all(ground.open()) == []
+    assert verify_needed(ground.open()) == []
     again = plan_collection(ground.open(), grace=NOW)
     assert (again.refs, again.blobs) == ((), ())
 
@@ -112,7 +113,7 @@ def test_a_shard_stays_while_a_live_artifact_holds_its_files(
     assert [ref for _, ref in plan_collection(store, grace=NOW).refs] == [gone]
     collect(store, plan_collection(store, grace=NOW))
     assert store.find(kept.recipe) == kept
-    assert verify_all(store) == []
+    assert verify_needed(store) == []
 
 
 def test_a_snapshot_keeps_what_it_pins_until_it_is_removed(
@@ -127,7 +128,7 @@ def test_a_snapshot_keeps_what_it_pins_until_it_is_removed(
     plan = plan_collection(store, grace=NOW)
     assert [ref.recipe.asset for _, ref in plan.refs] == ["scores/shard"]  # no longer of use
     collect(store, plan)
-    assert verify_all(ground.open()) == []
+    assert verify_needed(ground.open()) == []
     view = open_snapshot(ground.open(), "v1")
     assert view.heads() == [index, scores]
     assert view.artifact(scores.digest).read_bytes("file") == b"old scores"
@@ -144,7 +145,7 @@ def test_what_artifacts_share_stays_while_one_of_them_does(
     plan = plan_collection(store, grace=NOW)
     assert len(plan.blobs) == 2  # its list of files and its own file
     collect(store, plan)
-    assert verify_all(ground.open()) == []
+    assert verify_needed(ground.open()) == []
 
 
 def test_uploads_that_never_came_to_a_ref_are_counted_apart(store: ArtifactStore) -> None:
@@ -220,7 +221,7 @@ def test_an_interrupted_collection_leaves_a_sound_store_and_is_finished_by_the_n
         with pytest.raises(KeyboardInterrupt):
             collect(ground.open(), plan, crash)
         left = ground.open()
-        assert verify_all(left) == []
+        assert verify_needed(left) == []
         for ref in left.refs():  # each is whole, and so is what it was made from
             assert left.artifact(ref.digest).read_bytes("file")
             assert all(edge.source for edge in left.ancestry(ref))
@@ -244,7 +245,7 @@ def test_what_came_into_use_after_the_plan_is_spared(
     plan = plan_collection(store, grace=NOW)
     ground.open().set_head(chain["old scores"])  # the settings were changed back
     collected = collect(store, plan)
-    assert verify_all(ground.open()) == []
+    assert verify_needed(ground.open()) == []
     assert ground.open().head("scores") == chain["old scores"]
     assert collected.refs == 0  # its shard's inputs are live again, too
     # What it was made from had to stay too.
@@ -271,7 +272,7 @@ def test_a_ref_that_is_made_live_while_it_goes_is_put_back(
     assert collected.refs == 1  # the shard
     assert ground.open().head("scores") == chain["old scores"]
     assert len(ground.open().ancestry(chain["old scores"])) == 2
-    assert verify_all(ground.open()) == []
+    assert verify_needed(ground.open()) == []
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
@@ -344,7 +345,7 @@ def test_writers_at_work_lose_nothing(
         thread.join()
     assert errors == []
     assert removed > 0
-    assert verify_all(ground.open()) == []
+    assert verify_needed(ground.open()) == []
     assert {(r.recipe.asset, r.recipe.partition) for r in ground.open().heads()} == {
         (asset, f"{worker}") for asset in "ab" for worker in range(2)
     }

@@ -13,8 +13,8 @@ from tda_dagster.store.snapshots import (
     open_view,
     read_snapshot,
     remove_snapshot,
-    verify_all,
 )
+from tda_dagster.store.verification import verify_needed
 
 Make = Callable[..., Ref]
 
@@ -130,7 +130,7 @@ def test_a_damaged_snapshot_is_named(store: ArtifactStore, ground: Any, make: Ma
         ground.overwrite("snapshots/v1.json", damaged)
         with pytest.raises(CorruptRecord, match=r"snapshots/v1\.json"):
             list_snapshots(store)
-        (problem,) = verify_all(store)
+        (problem,) = verify_needed(store)
         assert problem.path.endswith("snapshots/v1.json")
 
 
@@ -153,16 +153,16 @@ def test_what_a_snapshot_holds_is_verified_and_said_to_be_its(
     add_snapshot(store, "v1")
     add_snapshot(store, "v2")
     make("a", "new", config={})
-    assert verify_all(store) == []
+    assert verify_needed(store) == []
     ground.damage(digest_of(b"old"))
     assert store.verify() == []  # nothing live needs it
-    (problem,) = verify_all(store)
+    (problem,) = verify_needed(store)
     assert (problem.kind, problem.asset, problem.entry) == ("corrupt", "a", "file")
     assert problem.pinned_by == ("v1", "v2")
     ground.damage(digest_of(b"new"))
-    assert {p.pinned_by for p in verify_all(store)} == {(), ("v1", "v2")}
+    assert {p.pinned_by for p in verify_needed(store)} == {(), ("v1", "v2")}
     ground.remove(f"refs/a/_/{old.recipe.key}.json")
-    missing = [p for p in verify_all(ground.open()) if p.kind == "missing"]
+    missing = [p for p in verify_needed(ground.open()) if p.kind == "missing"]
     assert [p.pinned_by for p in missing] == [("v1",), ("v2",)]
     with pytest.raises(StoreError, match=r"'v1'.*has gone"):
         open_snapshot(ground.open(), "v1")
@@ -176,7 +176,7 @@ def test_a_ref_that_now_stands_for_other_bytes_is_not_what_was_pinned(
     for digest in (ref.digest, digest_of(b"first bytes")):
         ground.remove(f"cas/sha256/{digest[:2]}/{digest}")
     store.materialize(recipe("a"), writes(file="other bytes"))
-    (problem,) = verify_all(ground.open())
+    (problem,) = verify_needed(ground.open())
     assert "other bytes" in problem.detail
     with pytest.raises(StoreError, match="made again"):
         open_snapshot(ground.open(), "v1")
@@ -185,6 +185,6 @@ def test_a_ref_that_now_stands_for_other_bytes_is_not_what_was_pinned(
 def test_verifying_tells_how_far_it_is(store: ArtifactStore, make: Make) -> None:
     make("a", "x" * 1000)
     steps: list[tuple[int, int]] = []
-    verify_all(store, lambda done, total: steps.append((done, total)))
+    verify_needed(store, lambda done, total: steps.append((done, total)))
     assert steps[-1][0] == steps[-1][1] > 1000
     assert [done for done, _ in steps] == sorted(done for done, _ in steps)
