@@ -160,6 +160,10 @@ def _run(
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )
+    for check in result.get_asset_check_evaluations():
+        if not check.passed and check.severity is dg.AssetCheckSeverity.WARN:
+            warning = f"{check.asset_key.to_user_string()}: {check.metadata['detail'].value}"
+            console.print("warning:", warning, style="yellow", highlight=False, markup=False)
     if result.success:
         return
     for event in result.all_events:
