@@ -20,6 +20,9 @@ from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
+_PROOF = "base/autoencoder"
+"""The asset that proves the user's pipeline."""
+
 _DAGSTER_YAML = """telemetry:
   enabled: false
 nux:
@@ -92,6 +95,10 @@ def materialize(
     shared, partitioned, gathered = _phases(_select(names))
     with instance(workspace) as dagster:
         register(dagster, workspace, partitions)
+        if workspace.settings.model.pipeline is not None and _PROOF in shared:
+            # Alone and first: Dagster would go on with all the music after it had failed.
+            _run(defs, dagster, None, [_PROOF], console)
+            shared = [name for name in shared if name != _PROOF]
         _run(defs, dagster, None, shared, console)
         chosen = choose(partitions) if partitioned else ()
         for number, partition in enumerate(chosen):

@@ -109,11 +109,12 @@ class WeightFiles:
         if self.index is None:
             return
         path = folder / f"{self._file_name(self.pickled and not renamed)}.index.json"
-        if not renamed:
+        index = read_json(self.index)
+        if not renamed and "metadata" in index:
             shutil.copyfile(self.index, path)
             return
-        index = read_json(self.index)
-        index["weight_map"] = {k: renamed[v] for k, v in index["weight_map"].items()}
+        index.setdefault("metadata", {})  # diffusers does not do without
+        index["weight_map"] = {k: renamed.get(v, v) for k, v in index["weight_map"].items()}
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -234,9 +235,8 @@ def _headers(file: Path) -> dict[str, TensorHeader]:
             }
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
-            f"{file.name} is cut off or no safetensors file ({first_line(error)}); copy or save "
-            "it again"
-        ) from None
+            f"{file.name} is cut off or no safetensors file; copy or save it again"
+        ) from error
 
 
 def _pickled_headers(file: Path) -> dict[str, TensorHeader]:
@@ -258,8 +258,8 @@ def _unpickled(file: Path, device: str) -> dict[str, torch.Tensor]:
         ) from None
     except Exception as error:  # a damaged archive fails in many ways
         raise ModelError(
-            f"{file.name} is cut off or damaged ({first_line(error)}); copy it again, or {remedy}"
-        ) from None
+            f"{file.name} is cut off or damaged; copy it again, or {remedy}"
+        ) from error
     if not isinstance(found, dict) or not all(torch.is_tensor(v) for v in found.values()):
         raise ModelError(f"{file.name} holds more than named tensors; {remedy}")
     return found
