@@ -4,6 +4,7 @@ What belongs here: putting an examined pipeline together and trying it. Where it
 here is in `fetching`, which files it must have in `contents`, what it must do in `proof`.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from tda_dagster.diffusion.model import ModelError, MusicModel
@@ -94,6 +95,12 @@ def _tokenizer(contents: Contents) -> object:
                 contents.folder / "tokenizer", local_files_only=True
             )
     except Exception as error:  # tokenizers raise many kinds
+        converted = (contents.folder / "tokenizer" / "tokenizer.json").exists()
+        if not converted and find_spec("sentencepiece") is None:
+            raise ModelError(
+                "there is no tokenizer.json, and spiece.model alone needs a package that is not "
+                "here: pip install sentencepiece"
+            ) from None
         raise ModelError(
             f"it cannot be opened ({first_line(error)}); copy its files again"
         ) from error
