@@ -20,7 +20,14 @@ from tda_dagster.diffusion.autoencoder import (
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
-from tda_dagster.diffusion.opening import autoencoder_of, copy_pipeline, open_model, pipeline_stamp
+from tda_dagster.diffusion.opening import (
+    autoencoder_of,
+    copy_pipeline,
+    locate_pipeline,
+    open_model,
+    pipeline_stamp,
+)
+from tda_dagster.diffusion.opening.proof import denoising_error
 from tda_dagster.diffusion.reference import (
     ReferenceTraining,
     Trainer,
@@ -28,7 +35,7 @@ from tda_dagster.diffusion.reference import (
     save_pipeline,
 )
 from tda_dagster.errors import TdaError
-from tda_dagster.materialization import Job, PerThread, Shard, study_asset
+from tda_dagster.materialization import Job, PerThread, Shard, Verdict, study_asset
 from tda_dagster.partitions import Partition
 from tda_dagster.report import figures
 from tda_dagster.settings import TrainingSettings
@@ -42,12 +49,12 @@ def _weights_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
     uri = settings.model.pipeline
     if uri is None:
         return {"shipped": shipped_weights_digest()}
-    return {"pipeline": pipeline_stamp(workspace.locate(uri))}
+    return {"pipeline": pipeline_stamp(locate_pipeline(uri, workspace.root))}
 
 
 def _pipeline_outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
     uri = settings.model.pipeline
-    return {} if uri is None else {"pipeline": pipeline_stamp(workspace.locate(uri))}
+    return {} if uri is None else {"pipeline": pipeline_stamp(locate_pipeline(uri, workspace.root))}
 
 
 def _trained_elsewhere(
@@ -65,7 +72,7 @@ def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
 
 @study_asset(
     "base/autoencoder",
-    version="1",
+    version="2",
     settings=["model.pipeline", "model.training.frames"],
     fingerprint=_weights_outside,
     describe=_describe_autoencoder,
@@ -74,7 +81,8 @@ def _describe_autoencoder(artifact: Artifact) -> dict[str, Any]:
 def autoencoder(job: Job, out: Path) -> None:
     """The autoencoder between audio and latents, and the audio format it works on.
 
-    The reference study's comes with the package; one's own comes with the pipeline.
+    The reference study's comes with the package; one's own comes with the pipeline, all of which
+    is proven first.
     """
     settings = job.settings.model
     (out / "vae").mkdir()
@@ -82,7 +90,8 @@ def autoencoder(job: Job, out: Path) -> None:
         shipped_weights(out / "vae")
         frames = settings.training.frames
     else:
-        frames = autoencoder_of(job.workspace.locate(settings.pipeline), out / "vae")
+        pipeline = locate_pipeline(settings.pipeline, job.workspace.root)
+        frames = autoencoder_of(pipeline, out / "vae")
     model = open_autoencoder(out / "vae")
     AudioFormat(
         sampling_rate=int(model.config.sampling_rate),
@@ -195,13 +204,34 @@ def _states(job: Job, trainer: Trainer) -> Iterator[tuple[int, Path]]:
         yield end, state
 
 
+_DENOISED = 16
+
+
+def _denoises(job: Job, artifact: Artifact) -> Verdict:
+    """The model improves noised segments of the dataset by denoising them. Where it does not, it
+    is untrained, or trained with another objective or on nothing like this music: a warning."""
+    source = job.inputs["dataset/latents"]
+    shard = LatentSegments.load(source.path(latent_shards(source)[0]))
+    segments = shard.take(range(min(_DENOISED, len(shard))))
+    error = denoising_error(open_model(job.folder(artifact) / "pipeline"), segments)
+    detail = f"after denoising, {len(segments)} segments are {error:.2f} times as far from the "
+    detail += "original as without a model"
+    if error >= 1:
+        detail += (
+            "; the model seems to be untrained, or trained with another objective or on nothing "
+            "like this music: its scores may mean nothing"
+        )
+    return Verdict(error < 1, detail, severe=False)
+
+
 @study_asset(
     "base/checkpoint",
-    version="1",
+    version="2",
     inputs=["dataset/latents", "base/autoencoder", "base/trajectory"],
     settings=["model.pipeline", "model.training"],
     unmoved_by=_trained_elsewhere,
     fingerprint=_pipeline_outside,
+    checks={"denoises": _denoises},
     describe=_describe_checkpoint,
     kinds=["pytorch", "diffusers"],
 )
@@ -209,7 +239,8 @@ def checkpoint(job: Job, out: Path) -> None:
     """The base model θ₀ as a diffusers pipeline directory: trained here, or a copy of one's own."""
     settings = job.settings.model
     if settings.pipeline is not None:
-        copy_pipeline(job.workspace.locate(settings.pipeline), out / "pipeline")
+        pipeline = locate_pipeline(settings.pipeline, job.workspace.root)
+        copy_pipeline(pipeline, out / "pipeline")
         return
     trainer = _trainer(job)
     trainer.load(job.inputs["base/trajectory"].path(_STATE))

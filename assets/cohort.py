@@ -321,5 +321,5 @@ def embeddings(job: Job, out: Path) -> None:
         pieces.append((query_id, mono(audio)))
         rates.add(rate)
     (rate,) = rates
-    for name, embedder in open_embedders(job.settings.embeddings.clap).items():
+    for name, embedder in open_embedders(job.settings.embeddings.clap, job.workspace.root).items():
         embed(embedder, pieces, rate).save(out / f"{name}.safetensors")

@@ -321,7 +321,7 @@ def _likeness(job: Job, pieces: Sequence[tuple[str, np.ndarray]], rate: int) -> 
     schema = {"query_id": pl.String, "embedding": pl.String, "similarity": pl.Float64}
     if not pieces:
         return pl.DataFrame(schema=schema)
-    embedders = open_embedders(job.settings.embeddings.clap)
+    embedders = open_embedders(job.settings.embeddings.clap, job.workspace.root)
     ids = [query for query, _ in pieces]
     rows = []
     for name, prepared in _COMPARED.items():

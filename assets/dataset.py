@@ -289,7 +289,7 @@ def embeddings(job: Job, out: Path) -> None:
     """What every segment sounds like: audio embeddings of its valid part, one file each."""
     dataset = read_index(job.inputs["dataset/index"], manifest_uri(job))
     spec = segment_spec(job)
-    embedders = open_embedders(job.settings.embeddings.clap)
+    embedders = open_embedders(job.settings.embeddings.clap, job.workspace.root)
     plan = _shards(job, dataset)
     work = []
     for name, embedder in embedders.items():

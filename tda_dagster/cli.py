@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from tda_dagster import cli_bench, cli_history, cli_tracks
+from tda_dagster import cli_bench, cli_history, cli_model, cli_tracks
 from tda_dagster.errors import TdaError
 from tda_dagster.faults import in_words
 from tda_dagster.interruption import interruptible
@@ -261,6 +261,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 
 cli_bench.register(app)
 cli_history.register(app)
+cli_model.register(app)
 cli_tracks.register(app)
 
 

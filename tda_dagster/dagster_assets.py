@@ -160,7 +160,7 @@ def _materialize(
         spent_s=lambda: job.spent_s,
     )
     verdicts = {name: check(job, made.artifact) for name, check in declared.checks.items()}
-    if all(verdict.passed for verdict in verdicts.values()):
+    if all(verdict.passed or not verdict.severe for verdict in verdicts.values()):
         workspace.store.set_head(made.ref)
         if declared.finish is not None:
             declared.finish(job, made.artifact)
@@ -184,7 +184,9 @@ def _result(
                 check_name=name,
                 asset_key=asset_key(declared.name),
                 passed=verdict.passed,
-                severity=dg.AssetCheckSeverity.ERROR,
+                severity=(
+                    dg.AssetCheckSeverity.ERROR if verdict.severe else dg.AssetCheckSeverity.WARN
+                ),
                 metadata={"detail": verdict.detail},
             )
             for name, verdict in verdicts.items()

@@ -24,6 +24,9 @@ from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
+_PROOF = "base/autoencoder"
+"""The asset that proves the user's pipeline."""
+
 _DAGSTER_YAML = """telemetry:
   enabled: false
 nux:
@@ -126,6 +129,10 @@ def materialize(
     shared, partitioned, gathered = _phases(_select(names))
     with instance(workspace) as dagster:
         register(dagster, workspace, partitions)
+        if workspace.settings.model.pipeline is not None and _PROOF in shared:
+            # Alone and first: Dagster would go on with all the music after it had failed.
+            _run(defs, dagster, None, [_PROOF], console)
+            shared = [name for name in shared if name != _PROOF]
         _run(defs, dagster, None, shared, console)
         chosen = choose(partitions) if partitioned else ()
         for number, partition in enumerate(chosen):
@@ -196,6 +203,10 @@ def _run(
             raise_on_error=False,
         )
     raise_if_interrupted()
+    for check in result.get_asset_check_evaluations():
+        if not check.passed and check.severity is dg.AssetCheckSeverity.WARN:
+            warning = f"{check.asset_key.to_user_string()}: {check.metadata['detail'].value}"
+            console.print("warning:", warning, style="yellow", highlight=False, markup=False)
     if not result.success:
         raise RunFailed(f"{_cause(result)} (run {result.run_id})")
 
@@ -205,10 +216,8 @@ def _cause(result: dg.ExecuteInProcessResult) -> str:
     failed = [
         f"{check.asset_key.to_user_string()}: the check {check.check_name} failed: "
         f"{check.metadata['detail'].value}"
-        for event in result.all_events
-        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
-        for check in [event.asset_check_evaluation_data]
-        if not check.passed
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
     ]
     if failed:
         return "; ".join(failed)

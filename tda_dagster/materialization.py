@@ -27,10 +27,12 @@ Metadata = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a check: whether it passed, and a sentence with the figures."""
+    """The outcome of a check: whether it passed, and a sentence with the figures. If it is not
+    `severe`, a failure is a warning: the artifact becomes the live one all the same."""
 
     passed: bool
     detail: str
+    severe: bool = True
 
 
 Check = Callable[["Job", Artifact], Verdict]

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -29,6 +30,13 @@ class MusicModel(ABC):
     It is its own `Denoiser`: calling it predicts velocities.
     """
 
+    pipeline_class: type[DiffusionPipeline]
+    objective: str
+    """How the model was trained, in words."""
+    modules: Mapping[str, Mapping[str, Any] | None]
+    """The pipeline's modules by name, in the order of opening: the classes that each may be of, by
+    name; None stands for any model of transformers."""
+
     pipeline: DiffusionPipeline
 
     sampling_rate: int
@@ -38,6 +46,27 @@ class MusicModel(ABC):
     """Audio samples per latent frame."""
     latent_shape: tuple[int, int]
     """(channels, frames) of one segment's latents."""
+
+    @staticmethod
+    @abstractmethod
+    def scheduler_of(name: str, config: Mapping[str, Any]) -> Any:
+        """The scheduler of class `name` and settings `config`; raises ModelError unless its noise
+        levels and prediction type are those of the objective."""
+
+    @staticmethod
+    @abstractmethod
+    def require_consistent(configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ModelError, naming the module, unless the modules' settings fit each other."""
+
+    @staticmethod
+    @abstractmethod
+    def require_vocabulary(tokenizer: Any, text_encoder: nn.Module) -> None:
+        """Raise ModelError unless the tokenizer's pieces are those of the text encoder."""
+
+    @abstractmethod
+    def distinct_captions(self) -> tuple[str, str]:
+        """Two captions of the vocabulary with different tokens; raises ModelError if there are
+        none."""
 
     @property
     @abstractmethod

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
+from tda_dagster.diffusion.modules import quiet
 from tda_dagster.diffusion.noise import NoisePlan, keyed_generator
 from tda_dagster.diffusion.objective import denoising_loss
-from tda_dagster.diffusion.opening import quiet
 from tda_dagster.diffusion.stable_audio import StableAudioModel
 
 CAPTION_TOKENS = 40

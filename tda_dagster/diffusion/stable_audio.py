@@ -5,17 +5,25 @@ by cross-attention and by a prepended global token.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from diffusers import StableAudioPipeline
+from diffusers import (
+    CosineDPMSolverMultistepScheduler,
+    StableAudioDiTModel,
+    StableAudioPipeline,
+)
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tda_dagster.diffusion.autoencoder import AUTOENCODERS
 from tda_dagster.diffusion.latents import Conditioning
-from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.diffusion.model import ModelError, MusicModel
 
 # The scheduler's noise sampler warns of rounding at the ends of its interval. Once for all, because
 # changing filters for a while is not safe among threads.
@@ -25,8 +33,21 @@ warnings.filterwarnings("ignore", module="torchsde")
 logging.getLogger("diffusers.pipelines.stable_audio.pipeline_stable_audio").setLevel(logging.ERROR)
 
 
+# More tokens than this are the placeholder of a tokenizer whose own limit is missing.
+_MOST_TOKENS = 1_000_000
+
+
 class StableAudioModel(MusicModel):
     """Stable Audio as a `MusicModel`; see the base class for what each part promises."""
+
+    pipeline_class = StableAudioPipeline
+    objective = "v-prediction, cosine schedule (t = 2/π · atan σ)"
+    modules: Mapping[str, Mapping[str, Any] | None] = {
+        "projection_model": {"StableAudioProjectionModel": StableAudioProjectionModel},
+        "text_encoder": None,
+        "vae": AUTOENCODERS,
+        "transformer": {"StableAudioDiTModel": StableAudioDiTModel},
+    }
 
     def __init__(self, pipeline: StableAudioPipeline) -> None:
         self.pipeline = pipeline
@@ -39,6 +60,111 @@ class StableAudioModel(MusicModel):
         self.hop_length = int(pipeline.vae.hop_length)
         config = pipeline.transformer.config
         self.latent_shape = (int(config.in_channels), int(config.sample_size))
+
+    @staticmethod
+    def scheduler_of(name: str, config: Mapping[str, Any]) -> Any:
+        """The scheduler of a `scheduler_config.json`; raises ModelError unless it noises as the
+        objective does (`objective.diffuse`)."""
+        ours = CosineDPMSolverMultistepScheduler
+        if name != ours.__name__:
+            raise ModelError(
+                f"it is {name}, whose noise levels are not those of the objective "
+                f"({StableAudioModel.objective}); only {ours.__name__} is"
+            )
+        for key, wanted in (("prediction_type", "v_prediction"), ("sigma_data", 1.0)):
+            found = config.get(key, wanted)
+            if found != wanted:
+                raise ModelError(
+                    f"{key} is {str(found)[:40]!r}, and the objective needs {wanted!r}: a model "
+                    "that was trained otherwise cannot be attributed"
+                )
+        low, high = (config.get(key, 1.0) for key in ("sigma_min", "sigma_max"))
+        if not all(isinstance(s, int | float) and math.isfinite(s) for s in (low, high)) or not (
+            0 < low <= high
+        ):
+            raise ModelError("sigma_min and sigma_max are no range of noise levels above zero")
+        try:
+            return ours.from_config(dict(config))
+        except Exception as error:  # any setting may be nonsense
+            raise ModelError(f"its settings cannot be used: {error}") from None
+
+    @staticmethod
+    def require_consistent(configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ModelError unless the widths of the modules fit each other; `configs` are their
+        settings by name."""
+        for component, key in (
+            ("transformer", "sample_size"),
+            ("vae", "sampling_rate"),
+            ("vae", "audio_channels"),
+        ):
+            value = configs[component].get(key)
+            if not isinstance(value, int) or value < 1:
+                raise ModelError(f"{component}: {key} is {value!r}, and should be a count above 0")
+        projection, transformer = configs["projection_model"], configs["transformer"]
+        width = projection["conditioning_dim"]
+        pairs = [
+            ("transformer", "out_channels", transformer["in_channels"], "its in_channels"),
+            ("transformer", "cross_attention_input_dim", width, "the projection's width"),
+            ("transformer", "global_states_input_dim", 2 * width, "twice the projection's width"),
+        ]
+        text_width = configs["text_encoder"].get("d_model")
+        if text_width is not None:
+            pairs.append(
+                ("projection_model", "text_encoder_dim", text_width, "the text encoder's d_model")
+            )
+        if configs["vae"].get("_class_name") == "AutoencoderOobleck":
+            latents = transformer["in_channels"]
+            pairs.append(
+                ("vae", "decoder_input_channels", latents, "the transformer's in_channels")
+            )
+        for component, key, value, meaning in pairs:
+            if configs[component].get(key) != value:
+                raise ModelError(
+                    f"{component}: {key} is {configs[component].get(key)}, and {meaning} is "
+                    f"{value}: the parts are not of one pipeline"
+                )
+
+    @staticmethod
+    def require_vocabulary(tokenizer: Any, text_encoder: nn.Module) -> None:
+        """Raise ModelError unless the tokenizer's pieces are those of the text encoder."""
+        limit = tokenizer.model_max_length
+        if not 1 <= limit <= _MOST_TOKENS:
+            raise ModelError(
+                "tokenizer_config.json: model_max_length is missing; captions are padded to it"
+            )
+        rows = text_encoder.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+        pieces = tokenizer.get_vocab()
+        needed = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+        optional = set(tokenizer.all_special_ids) - needed
+        beyond = [p for p, i in pieces.items() if i >= rows and i not in optional]
+        if beyond:
+            raise ModelError(
+                f"{min(beyond, key=pieces.__getitem__)!r} is number {min(map(pieces.get, beyond))} "
+                f"of its vocabulary, but the text encoder knows {rows}: it is another model's"
+            )
+        if 2 * len(pieces) < rows:
+            raise ModelError(
+                f"its vocabulary has {len(pieces)} pieces, but the text encoder knows {rows}: it "
+                "is incomplete or another model's; copy the tokenizer's files again"
+            )
+
+    def distinct_captions(self) -> tuple[str, str]:
+        tokenizer = self.pipeline.tokenizer
+        special = set(tokenizer.all_special_ids)
+        pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        found: dict[tuple[int, ...], str] = {}
+        for piece, _ in pieces:
+            text = tokenizer.convert_tokens_to_string([piece]).strip()
+            tokens = tuple(i for i in tokenizer(text).input_ids if i not in special)
+            if text and tokens:
+                found.setdefault(tokens, text)
+            if len(found) == 2:
+                first, second = found.values()
+                return first, second
+        raise ModelError(
+            f"tokenizer: its vocabulary has no two words ({len(pieces)} pieces): all captions "
+            "would be the same to the model; copy the tokenizer's files again"
+        )
 
     @property
     def denoiser(self) -> nn.Module:

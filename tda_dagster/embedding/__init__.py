@@ -50,10 +50,11 @@ class Embedding:
             return cls(ids=tuple(header["ids"]), vectors=file.get_tensor("vectors"))
 
 
-def open_embedders(clap: str | None) -> dict[str, Embedder]:
+def open_embedders(clap: str | None, base: Path | None = None) -> dict[str, Embedder]:
     """The embedders there are, by name: "timbre", "melody", and "clap" when its weights are given.
 
-    `clap` is the setting `embeddings.clap`; raises TdaError when it cannot be opened.
+    `clap` is the setting `embeddings.clap`, relative to the folder `base` (by default the current
+    one); raises TdaError when it cannot be opened.
     """
     # Here, because importing librosa takes longer than most commands.
     from tda_dagster.embedding.melody import melody
@@ -63,7 +64,7 @@ def open_embedders(clap: str | None) -> dict[str, Embedder]:
     if clap is not None:
         from tda_dagster.embedding.clap import open_clap
 
-        embedders["clap"] = open_clap(clap)
+        embedders["clap"] = open_clap(clap, base)
     return embedders
 
 

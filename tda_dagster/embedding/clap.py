@@ -7,35 +7,47 @@ import soxr
 import torch
 from transformers import ClapModel, ClapProcessor
 
+from tda_dagster.diffusion.model import ModelError
+from tda_dagster.diffusion.modules import require_finite
+from tda_dagster.diffusion.weights import first_line
 from tda_dagster.embedding import Embedder
 from tda_dagster.errors import TdaError
 
 _SETTING = "embeddings.clap"
 
 
-def open_clap(directory: str) -> Embedder:
+def open_clap(directory: str, base: Path | None = None) -> Embedder:
     """Open a CLAP model of transformers: a directory, or the id of one on the Hugging Face hub.
+
+    A relative path is one below `base` (by default the current folder); a folder comes before a
+    hub id.
 
     Only a hub id is fetched from the network. The embedder gives float32 vectors of length one
     [projection_dim]; audio longer than the model's window (10 s) is the mean of its windows.
     Raises TdaError naming the setting `embeddings.clap`.
     """
-    local = Path(directory).exists()
+    path = (base or Path.cwd()) / Path(directory).expanduser()
+    local = path.exists()
+    source = str(path) if local else directory
     try:
-        processor = ClapProcessor.from_pretrained(directory, local_files_only=local)
+        processor = ClapProcessor.from_pretrained(source, local_files_only=local)
         model, loading = ClapModel.from_pretrained(
-            directory, local_files_only=local, dtype=torch.float32, output_loading_info=True
+            source, local_files_only=local, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # the hub client and the tokenizers raise many kinds
         raise TdaError(
             f"{_SETTING}: {directory}: no CLAP model can be opened here; give a directory with "
-            f"the model and its processor, or a hub id: {error}"
+            f"the model and its processor, or a hub id: {first_line(error)}"
         ) from error
     if loading["missing_keys"]:
         raise TdaError(
             f"{_SETTING}: {directory}: the weights lack {len(loading['missing_keys'])} of the "
             f"model's tensors, {min(loading['missing_keys'])} among them; save the model again"
         )
+    try:
+        require_finite(model)
+    except ModelError as error:
+        raise TdaError(f"{_SETTING}: {directory}: {error}; save the model again") from error
     extractor = processor.feature_extractor
     model.eval()
 

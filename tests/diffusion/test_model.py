@@ -321,8 +321,8 @@ def _broken_weights(folder: Path) -> None:
         (_without_index, "not a diffusers pipeline directory: it has no model_index.json"),
         (_broken_index, "model_index.json cannot be read"),
         (_of_another_class, "a AudioLDM2Pipeline cannot be attributed yet; supported: StableAudio"),
-        (_without_transformer, "the pipeline cannot be loaded"),
-        (_broken_weights, "the pipeline cannot be loaded"),
+        (_without_transformer, "transformer: the folder transformer is missing"),
+        (_broken_weights, "transformer: diffusion_pytorch_model.safetensors is cut off"),
     ],
 )
 def test_what_cannot_be_opened_is_named(
@@ -338,7 +338,7 @@ def test_what_cannot_be_opened_is_named(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("no/such/folder", "no such folder, and the hub does not give it"),
+        ("no/such/folder", "no such folder"),
         ("memory://no-such-bucket/pipeline", "cannot be fetched"),
         ("nosuch://bucket/pipeline", "cannot be fetched"),
     ],

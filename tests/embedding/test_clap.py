@@ -111,3 +111,22 @@ def test_weights_that_lack_tensors_are_refused(folder: Path, tmp_path: Path) -> 
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TdaError, match=r"embeddings\.clap: .*audio_projection"):
         open_clap(str(tmp_path))
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.startswith("audio_projection"))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TdaError, match=rf"embeddings\.clap: .*{name}: weights are not finite"):
+        open_clap(str(tmp_path))
+
+
+def test_a_relative_directory_is_one_of_the_study(folder: Path, tmp_path: Path) -> None:
+    """Wherever the command runs."""
+    (tmp_path / "clap").symlink_to(folder)
+    assert "clap" in open_embedders("clap", tmp_path)
+    with pytest.raises(TdaError, match=r"embeddings\.clap: clap: no CLAP model"):
+        open_embedders("clap", tmp_path / "elsewhere")

@@ -12,14 +12,18 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
+from diffusers import AutoencoderOobleck
 from torch import Tensor
 
 from tda_dagster.diffusion.autoencoder.spectral import SpectralAutoencoder
+from tda_dagster.diffusion.model import ModelError
+from tda_dagster.diffusion.modules import empty_module, open_module, require_fit
+from tda_dagster.diffusion.weights import find_weights, read_json
 
 __all__ = [
+    "AUTOENCODERS",
     "AudioFormat",
     "SpectralAutoencoder",
     "encode",
@@ -27,6 +31,9 @@ __all__ = [
     "shipped_weights",
     "shipped_weights_digest",
 ]
+
+AUTOENCODERS = {kind.__name__: kind for kind in (AutoencoderOobleck, SpectralAutoencoder)}
+"""The classes of autoencoders that are opened, by name."""
 
 WEIGHTS = "weights"
 
@@ -59,10 +66,22 @@ class AudioFormat:
 
 
 def open_autoencoder(folder: Path) -> Any:
-    """The autoencoder of a diffusers directory, in float32 and frozen."""
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
-    kind = SpectralAutoencoder if name == "SpectralAutoencoder" else getattr(diffusers, name)
-    return kind.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+    """The autoencoder of a diffusers directory, in float32 and frozen.
+
+    Raises ModelError when it is of a class that is not known, or its weights are not complete.
+    """
+    try:
+        name = read_json(folder / "config.json").get("_class_name")
+        if name not in AUTOENCODERS:
+            raise ModelError(
+                f"config.json names the class {str(name)[:80]}; supported: "
+                f"{', '.join(AUTOENCODERS)}"
+            )
+        weights = find_weights(folder, "diffusers")
+        require_fit(weights.tensors, empty_module(AUTOENCODERS[name], folder))
+        return open_module(AUTOENCODERS[name], folder, weights)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
 
 
 def shipped_weights(folder: Path) -> None:
