@@ -4,20 +4,22 @@ What belongs here: what `tda run`, `tda materialize` and DVC share. The browser'
 same assets through the same definitions.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 from rich.console import Console
 
 from tda_dagster.errors import TdaError
+from tda_dagster.locking import alone_in
 from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
+from tda_dagster.queries import check_cohort, check_segments
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
 _DAGSTER_YAML = """telemetry:
@@ -25,6 +27,10 @@ _DAGSTER_YAML = """telemetry:
 nux:
   enabled: false
 """
+
+
+_INDEX = "dataset/index"
+"""When this asset is there, all is known that queries are held against."""
 
 
 class RunFailed(TdaError):
@@ -35,7 +41,7 @@ def prepare_home(workspace: Workspace) -> Path:
     """Make the workspace's Dagster home; returns its path."""
     home = workspace.dagster_home
     home.mkdir(parents=True, exist_ok=True)
-    with _alone_in(home):
+    with alone_in(home):
         config = home / "dagster.yaml"
         if not config.exists():
             config.write_text(_DAGSTER_YAML, encoding="utf-8")
@@ -51,22 +57,10 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(prepare_home(workspace))))
     if not home.is_dir():
         raise TdaError(f"DAGSTER_HOME is {str(home)!r}, which is no folder; make it, or unset it")
-    with _alone_in(home):  # Dagster makes the tables of a new home, and fails if others do so too
+    with alone_in(home):  # Dagster makes the tables of a new home, and fails if others do so too
         found = dg.DagsterInstance.get()
     with found:
         yield found
-
-
-@contextmanager
-def _alone_in(home: Path) -> Iterator[None]:
-    """Until the `with` block ends, processes of this machine that ask for the same folder wait."""
-    lock = os.open(home, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network filesystems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 def materialize(
@@ -86,12 +80,17 @@ def materialize(
     naming the check that did.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
+    cohorts = sorted({partition.cohort for partition in partitions})
     from tda_dagster.definitions import defs  # reads the workspace
     from tda_dagster.reconcile import reconcile
 
     shared, partitioned, gathered = _phases(_select(names))
     with instance(workspace) as dagster:
         register(dagster, workspace, partitions)
+        if partitioned:
+            shared = _check_queries(
+                workspace, cohorts, shared, partial(_run, defs, dagster), console
+            )
         _run(defs, dagster, None, shared, console)
         chosen = choose(partitions) if partitioned else ()
         for number, partition in enumerate(chosen):
@@ -104,6 +103,30 @@ def materialize(
             _run(defs, dagster, partition, partitioned, console)
         _run(defs, dagster, None, gathered, console)
         reconcile(workspace, dagster)
+
+
+def _check_queries(
+    workspace: Workspace,
+    cohorts: Sequence[str],
+    shared: list[str],
+    run: Callable[[Partition | None, Sequence[str], Console], None],
+    console: Console,
+) -> list[str]:
+    """Refuse queries that cannot be attributed, and say how many windows recordings have. What is
+    known only when the dataset is indexed is checked then, before a model is trained. Returns what
+    is left to run of the `shared` assets. Raises QueryError."""
+    checks = [check_cohort(workspace, name) for name in cohorts]
+    if any(check.is_open for check in checks) and _INDEX in shared:
+        known = shared[: shared.index(_INDEX) + 1]
+        run(None, known, console)
+        shared = shared[len(known) :]
+        checks = [check_cohort(workspace, name) for name in cohorts]
+        for name in cohorts:
+            check_segments(workspace, name)
+    for check in checks:
+        for piece, length in check.lengths.items():
+            console.print(f"{piece}: {length}", highlight=False, markup=False)
+    return shared
 
 
 def _select(names: Sequence[str] | None) -> list[str]:

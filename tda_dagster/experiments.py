@@ -92,7 +92,8 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
         unlearnings += queries
         forwards += queries * segments * len(method.plan.indices)
         forwards += queries * method.unlearning_forwards
-        generating += workspace.settings.fidelity.pieces
+        if cohort.fidelity:
+            generating += workspace.settings.fidelity.pieces
     per_forward, per_piece = _timings(workspace) if forwards else (0.0, 0.0)
     seconds = forwards * per_forward + generating * per_piece + len(left) * _PER_PARTITION_S
     return Preflight(len(partitions), left, unlearnings, forwards, seconds)

@@ -12,11 +12,11 @@ from pathlib import Path
 import polars as pl
 
 import assets  # noqa: F401  (declares them)
-from assets.dataset import read_index, spec_for
+from assets.dataset import read_index
 from tda_dagster.corpus import DatasetIndex, ManifestRow, ManifestRows, index_dataset, read_manifest
 from tda_dagster.corpus.shards import shards
 from tda_dagster.corpus.split import assign_splits
-from tda_dagster.diffusion.autoencoder import AudioFormat
+from tda_dagster.diffusion.audio_format import AudioFormat, spec_for
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS, MissingInput, StudyAsset, settings_view
 from tda_dagster.partitions import Partition

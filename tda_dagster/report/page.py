@@ -156,6 +156,13 @@ class _Entry:
         """The piece itself is the same for every method."""
         return self.answers[0].query
 
+    @property
+    def heard_s(self) -> float | None:
+        """How much of the piece its sound has (seconds); None for all of it."""
+        sound = self.query.sound
+        heard = len(sound.samples) / sound.sampling_rate
+        return heard if heard < self.query.seconds - 1 else None
+
 
 def _entries(report: CohortReport) -> list[_Entry]:
     answers: dict[str, list[_Answer]] = {}
