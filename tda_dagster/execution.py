@@ -29,8 +29,8 @@ nux:
 """
 
 
-_INDEX = "dataset/index"
-"""When this asset is there, all is known that queries are held against."""
+_CHECKED_AGAINST = ("base/autoencoder", "dataset/manifest", "dataset/index")
+"""When these assets are there, all is known that queries are held against."""
 
 
 class RunFailed(TdaError):
@@ -116,10 +116,9 @@ def _check_queries(
     known only when the dataset is indexed is checked then, before a model is trained. Returns what
     is left to run of the `shared` assets. Raises QueryError."""
     checks = [check_cohort(workspace, name) for name in cohorts]
-    if any(check.is_open for check in checks) and _INDEX in shared:
-        known = shared[: shared.index(_INDEX) + 1]
-        run(None, known, console)
-        shared = shared[len(known) :]
+    if any(check.is_open for check in checks):
+        run(None, [name for name in shared if name in _CHECKED_AGAINST], console)
+        shared = [name for name in shared if name not in _CHECKED_AGAINST]
         checks = [check_cohort(workspace, name) for name in cohorts]
         for name in cohorts:
             check_segments(workspace, name)

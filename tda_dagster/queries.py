@@ -45,9 +45,9 @@ class Length:
             listed = ", ".join(map(str, self.silent[:_SHOWN_SILENT]))
             more = ", …" if len(self.silent) > _SHOWN_SILENT else ""
             text += f"; silent and not attributed: {len(self.silent)} ({listed}{more})"
-        if self.left_out_s >= 0.05:
+        if self.left_out_s >= 0.005:
             text += (
-                f"; the last {self.left_out_s:.1f} s are too short for a window and are left out"
+                f"; the last {self.left_out_s:.2f} s are too short for a window and are left out"
             )
         return text
 
