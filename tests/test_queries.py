@@ -185,7 +185,7 @@ def test_a_segment_is_looked_for_once_the_dataset_is_indexed(root: Path) -> None
     known_segments(root, "t:0000", "t:0001")
     with pytest.raises(TdaError, match=r"mine\.yaml: queries\.0\.segment: 't:0009'"):
         check_segments(workspace, "mine")
-    with pytest.raises(TdaError, match="--segment t:0008.*no such segment"):
+    with pytest.raises(TdaError, match=r"--segment t:0008.*no such segment"):
         add("--segment", "t:0008")
     add("--segment", "t:0001", "-c", "other")
     assert not check_cohort(workspace, "other").is_open

@@ -130,13 +130,8 @@ def test_equal_pieces_are_attributed_alike_wherever_they_stand(ran: tuple[Study,
     study, _ = ran
     for one, other in (("reference-000", "reference-003"), ("reference-001", "reference-004")):
         for view in ("fct_score", "v_query_reliability", "v_track_share", "v_rank_stability"):
-            alike = [
-                rows(
-                    study,
-                    f"select * exclude (query_id) from {view} where query_id = '{name}' order by all",
-                )
-                for name in (one, other)
-            ]
+            select = f"select * exclude (query_id) from {view} where query_id"
+            alike = [rows(study, f"{select} = '{name}' order by all") for name in (one, other)]
             assert alike[0]
             assert alike[0] == alike[1], view
     # The draws of different pieces are different: random scores show it.

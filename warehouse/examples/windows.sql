@@ -1,5 +1,4 @@
--- Which part of a piece owes what to whom: the windows of each piece longer than the model's, with
--- the largest rightsholder.
+-- Which part of a piece owes what to whom: the windows of each piece, with what stands out in them.
 SELECT
     w.piece_id, w.method_id, w.window_index, round(w.start_s, 2) AS start_s,
     round(w.seconds, 2) AS seconds, w.silent, s.top_title,
