@@ -15,10 +15,11 @@ from assets.preview import picture, table
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.embedding import Embedding, embed, open_embedders
+from tda_dagster.evaluation.eligibility import ELIGIBLE
 from tda_dagster.evaluation.targets import choose_targets
 from tda_dagster.materialization import Job, study_asset
 from tda_dagster.partitions import Partition
-from tda_dagster.queries import QueryError, audio_file, declared_at
+from tda_dagster.queries import QueryError, audio_file, declared_at, too_few_targets
 from tda_dagster.report import figures
 from tda_dagster.store import Artifact, digest_of
 from tda_dagster.workspace import Query, Workspace, piece_id
@@ -150,38 +151,13 @@ def _queries(job: Job) -> tuple[Query, ...]:
     index = job.inputs["dataset/index"]
     tracks = pl.read_parquet(index.path("tracks.parquet"))
     segments = pl.read_parquet(index.path("segments.parquet"))
-    ids = tuple(_ELIGIBLE[targets.among](tracks, segments)["segment_id"])
+    ids = tuple(ELIGIBLE[targets.among](tracks, segments)["segment_id"])
     if len(ids) < targets.count:
-        raise QueryError(
-            f"{job.workspace.cohort_file(job.cohort)}: targets.count: {targets.count} targets are "
-            f"asked for among {len(ids)} segments; lower it"
-        )
+        raise QueryError(too_few_targets(job.workspace, job.cohort, targets, len(ids)))
     chosen = choose_targets(
         Embedding(ids, embedding.of(ids)), count=targets.count, seed=targets.seed
     )
     return tuple(Query(segment=segment) for segment in chosen)
-
-
-def _trained(_tracks: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
-    return segments.filter(split="train")
-
-
-def _with_versions(tracks: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
-    """Training segments of tracks of which another rendition was trained on too."""
-    train = tracks.filter(split="train").with_columns(excerpt=pl.coalesce("version_of", "track_id"))
-    again = train.filter(pl.len().over("excerpt") > 1)
-    return segments.filter(split="train").join(again, on="track_id", how="semi")
-
-
-def _planted(tracks: pl.DataFrame, segments: pl.DataFrame) -> pl.DataFrame:
-    """The first segments of held-out tracks of which another rendition was trained on."""
-    of = tracks.with_columns(excerpt=pl.coalesce("version_of", "track_id"))
-    planted = of.filter(split="heldout").join(of.filter(split="train"), on="excerpt", how="semi")
-    return segments.filter(segment_index=0).join(planted, on="track_id", how="semi")
-
-
-_ELIGIBLE = {"train": _trained, "versions": _with_versions, "planted": _planted}
-"""Which segments can be targets, by the name that `targets.among` gives them."""
 
 
 def attributed(artifact: Artifact) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from tda_dagster.diffusion.opening import open_model
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS, threads_per_worker
 from tda_dagster.partitions import Partition, experiment_partitions
+from tda_dagster.queries import count_windows
 from tda_dagster.workspace import Workspace
 
 _TIMED_SEGMENTS = 32
@@ -82,7 +83,7 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
         if not isinstance(method, UnlearningSpec):
             continue
         cohort = workspace.cohort(partition.cohort)
-        queries = cohort.targets.count if cohort.targets else len(cohort.queries)
+        queries = count_windows(workspace, partition.cohort)
         # Specs that differ in scoring alone share their checkpoints and sweeps.
         shared = method.model_copy(update={"scoring": type(method.scoring)()})
         key = f"{partition.cohort}|{shared.method_id}"

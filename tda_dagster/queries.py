@@ -15,7 +15,9 @@ from tda_dagster.corpus import AudioError, SegmentSpec
 from tda_dagster.corpus.pieces import Piece, PieceError, open_piece
 from tda_dagster.diffusion.audio_format import AudioFormat, spec_for
 from tda_dagster.errors import TdaError
-from tda_dagster.workspace import Query, Workspace, piece_id
+from tda_dagster.evaluation.eligibility import ELIGIBLE
+from tda_dagster.store import Artifact
+from tda_dagster.workspace import Query, Targets, Workspace, piece_id
 
 _SHOWN_SILENT = 8
 
@@ -74,6 +76,17 @@ class QueryCheck:
         if query.kind == "segment":
             return Checked(is_open=not self.has_segment(query))
         return self._generated(query, where)
+
+    def targets_left(self, targets: Targets) -> int | None:
+        """How many segments of the live dataset may be chosen, less those asked for; None while no
+        dataset has been indexed."""
+        index = self._index
+        if index is None:
+            return None
+        tracks, segments = (
+            pl.read_parquet(index.path(f"{name}.parquet")) for name in ("tracks", "segments")
+        )
+        return ELIGIBLE[targets.among](tracks, segments).height - targets.count
 
     def has_segment(self, query: Query) -> bool:
         """Whether a query's segment is in the dataset as it was last indexed."""
@@ -149,11 +162,15 @@ class QueryCheck:
 
     @cached_property
     def _segments(self) -> frozenset[str] | None:
-        head = self._workspace.store.head("dataset/index")
-        if head is None:
+        if self._index is None:
             return None
-        path = self._workspace.store.artifact(head.digest).path("segments.parquet")
+        path = self._index.path("segments.parquet")
         return frozenset(pl.read_parquet(path, columns=["segment_id"])["segment_id"])
+
+    @cached_property
+    def _index(self) -> Artifact | None:
+        head = self._workspace.store.head("dataset/index")
+        return None if head is None else self._workspace.store.artifact(head.digest)
 
 
 def audio_file(workspace: Workspace, query: Query, where: str) -> Path:
@@ -181,6 +198,9 @@ def check_cohort(workspace: Workspace, name: str) -> "CohortCheck":
     query's number and the key."""
     check, lengths, is_open = QueryCheck(workspace), {}, False
     cohort = workspace.cohort(name)
+    if cohort.targets is not None:
+        left = check.targets_left(cohort.targets)
+        return CohortCheck({}, is_open=left is None or left < 0)
     for number, query in enumerate(cohort.queries):
         found = check(query, declared_at(workspace, name, number))
         is_open |= found.is_open
@@ -190,13 +210,34 @@ def check_cohort(workspace: Workspace, name: str) -> "CohortCheck":
 
 
 def check_segments(workspace: Workspace, name: str) -> None:
-    """Raises QueryError for a query of a segment that the live dataset does not have."""
-    check = QueryCheck(workspace)
+    """Raises QueryError for a query of a segment that the live dataset does not have, and for more
+    targets than it has segments for."""
+    check, targets = QueryCheck(workspace), workspace.cohort(name).targets
     if not check.knows_segments:
         return
+    if targets is not None and (left := check.targets_left(targets) or 0) < 0:
+        raise QueryError(too_few_targets(workspace, name, targets, targets.count + left))
     for number, query in enumerate(workspace.cohort(name).queries):
         if query.kind == "segment" and not check.has_segment(query):
             raise QueryError(no_such_segment(declared_at(workspace, name, number), query))
+
+
+def count_windows(workspace: Workspace, name: str) -> int:
+    """How many queries a cohort is attributed as: targets, or pieces by their windows that are not
+    silent, as far as these are known."""
+    cohort = workspace.cohort(name)
+    if cohort.targets is not None:
+        return cohort.targets.count
+    lengths = check_cohort(workspace, name).lengths.values()
+    return len(cohort.queries) + sum(n.windows - len(n.silent) - 1 for n in lengths)
+
+
+def too_few_targets(workspace: Workspace, cohort: str, targets: Targets, found: int) -> str:
+    """The message for more targets than there are segments to choose from."""
+    return (
+        f"{workspace.cohort_file(cohort)}: targets.count: {targets.count} targets are asked for "
+        f"among {found} segments ({targets.among}); lower it"
+    )
 
 
 def no_such_segment(where: str, query: Query) -> str:

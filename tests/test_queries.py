@@ -15,9 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 from tda_dagster.cli import app
-from tda_dagster.corpus.index import SEGMENTS_SCHEMA
+from tda_dagster.corpus.index import SEGMENTS_SCHEMA, TRACKS_SCHEMA
 from tda_dagster.errors import TdaError
-from tda_dagster.queries import check_cohort, check_segments
+from tda_dagster.queries import check_cohort, check_segments, count_windows
 from tda_dagster.store import Recipe
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Query, Workspace
 
@@ -73,10 +73,12 @@ def known_segments(root: Path, *names: str) -> None:
     """As if a dataset of these segments had been indexed."""
     frame = pl.DataFrame({"segment_id": names}, schema={"segment_id": pl.String})
     table = pl.concat([pl.DataFrame(schema=SEGMENTS_SCHEMA), frame], how="diagonal")
-    Workspace(root).store.materialize(
-        Recipe("dataset/index", code_version="1"),
-        lambda out: table.write_parquet(out / "segments.parquet"),
-    )
+
+    def write(out: Path) -> None:
+        table.with_columns(split=pl.lit("train")).write_parquet(out / "segments.parquet")
+        pl.DataFrame(schema=TRACKS_SCHEMA).write_parquet(out / "tracks.parquet")
+
+    Workspace(root).store.materialize(Recipe("dataset/index", code_version="1"), write)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,21 @@ def test_a_segment_is_looked_for_once_the_dataset_is_indexed(root: Path) -> None
     assert not check_cohort(workspace, "other").is_open
 
 
+def test_targets_are_counted_once_the_dataset_is_indexed(root: Path) -> None:
+    (root / "cohorts").mkdir()
+    for name, count in (("few", 2), ("many", 3)):
+        (root / "cohorts" / f"{name}.yaml").write_text(f"targets: {{count: {count}}}")
+    workspace = Workspace(root)
+    check_segments(workspace, "many")  # nothing is known yet
+    assert check_cohort(workspace, "few").is_open
+    known_segments(root, "t:0000", "t:0001")
+    check_segments(workspace, "few")
+    assert not check_cohort(workspace, "few").is_open
+    assert count_windows(workspace, "few") == 2
+    with pytest.raises(TdaError, match=r"many\.yaml: targets\.count: 3 .* among 2 segments"):
+        check_segments(workspace, "many")
+
+
 def test_it_says_how_many_windows_a_recording_has(root: Path) -> None:
     samples = noise(3.2)
     samples[1000:2000] = 0
@@ -198,6 +215,7 @@ def test_it_says_how_many_windows_a_recording_has(root: Path) -> None:
     assert "checked when the study is run" in add("--audio", "long.wav")
     known_model(root)
     said = add("--audio", "long.wav")
+    assert count_windows(Workspace(root), "mine") == 2 * 2
     assert "mine-001  long.wav: 3.2 s, 3 windows of 1.00 s" in said
     assert "silent and not attributed: 1 (1)" in said
     assert "the last 0.20 s are too short" in said

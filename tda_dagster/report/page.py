@@ -26,6 +26,7 @@ from tda_dagster.report.contents import (
     QueryReport,
     Share,
     Sound,
+    Window,
 )
 from tda_dagster.report.listening import SoundError, mp3
 
@@ -37,6 +38,7 @@ __all__ = [
     "QueryReport",
     "Share",
     "Sound",
+    "Window",
     "render_index",
     "render_page",
 ]

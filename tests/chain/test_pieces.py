@@ -40,6 +40,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, spectral_folder: Path) -> tupl
         samples = (2**15 * tone(400, 90.0)).astype(np.int16)
         soundfile.write(study.root / name, samples, PIPELINE_RATE)
     (study.root / "cohorts" / "reference.yaml").write_text(
+        "fidelity: 2\n"
         "queries:\n"
         "- {prompt: a slow organ prelude, seed: 3}\n"
         "- {audio: short.wav, caption: a tone}\n"
