@@ -1,7 +1,7 @@
 """Cohort: the pieces to attribute."""
 
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def _declared(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
         "cohort": settings.cohort,
         "queries": [q.model_dump(mode="json") for q in cohort.queries],
         "targets": cohort.targets.model_dump(mode="json") if cohort.targets else None,
+        "draws_by": cohort.draws_by,
         "files": files,
     }
 
@@ -74,6 +75,13 @@ def mono(audio: np.ndarray) -> np.ndarray:
     return mixed
 
 
+KEYED_BY: dict[str, Callable[[LatentSegments], LatentSegments]] = {
+    "content": lambda query: query,
+    "id": LatentSegments.keyed_by_id,
+}
+"""How the draws of a query are keyed, by the name that a cohort's `draws_by` gives it."""
+
+
 @study_asset(
     "cohort/queries",
     version="2",
@@ -90,6 +98,7 @@ def queries(job: Job, out: Path) -> None:
     from the training segments. A recording that is longer than the model's window is a query per
     window; silent windows are listed, but have no latents."""
     declared = _queries(job)
+    by = job.workspace.cohort(job.cohort).draws_by
     model = base_model(job)
     (out / "audio").mkdir()
     (out / "latents").mkdir()
@@ -100,7 +109,7 @@ def queries(job: Job, out: Path) -> None:
             audio.write_bytes(made.flac.read_bytes())
             if made.latents is not None:
                 file = out / "latents" / f"{made.query_id}.safetensors"
-                file.write_bytes(made.latents.read_bytes())
+                KEYED_BY[by](LatentSegments.load(made.latents)).save(file)
             rows.append(_row(job, model, query, number, made))
         job.progress(number + 1, len(declared))
     pl.DataFrame(rows, schema=BY_NAME["dim_query"].schema).write_parquet(out / "queries.parquet")
@@ -175,7 +184,7 @@ def query_latents(artifact: Artifact) -> dict[str, str]:
 
 def load_queries(artifact: Artifact) -> LatentSegments:
     """All queries of the artifact of `cohort/queries` that are attributed, in order. Their draws
-    are keyed by their content."""
+    are keyed as the cohort says (`draws_by`)."""
     return concatenate(
         [LatentSegments.load(artifact.path(name)) for name in query_latents(artifact).values()]
     )

@@ -120,6 +120,11 @@ class Cohort(Section):
 
     queries: tuple[Query, ...] = ()
     targets: Targets | None = None
+    draws_by: Literal["content", "id"] = Field(
+        "content",
+        description="what the random draws of a query are keyed by: its content, so that equal "
+        "pieces have equal attributions, or its id, to reproduce what was found under such draws",
+    )
     fidelity: Annotated[int, Field(ge=0)] = Field(
         0,
         description="compare pieces generated before and after unlearning so many of its first "
