@@ -81,8 +81,8 @@ class QueryReport:
     score of every training segment [segments]; `rightsholders` are all shares of the piece, the
     `UNATTRIBUTED` one among them; `figures` are measurements by name. A piece that is longer than
     the model's window has several `windows`: shares are then those of its windows weighted by their
-    seconds, figures are means over them, and there are no scores of the whole. `sound` may be only
-    the beginning of it.
+    seconds, figures are means over them (the highest prominence, the lowest reliability), and there
+    are no scores of the whole. `sound` may be only the beginning of it.
     """
 
     query_id: str
