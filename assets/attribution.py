@@ -45,7 +45,7 @@ def _one_score_each(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "attribution/scores",
-    version="3",
+    version="4",
     inputs=[
         "base/losses",
         "unlearned/losses",
@@ -92,8 +92,9 @@ def _from_losses(job: Job, method: UnlearningSpec) -> Iterator[tuple[str, pl.Dat
     base = read_losses(job.inputs["base/losses"]).join(train, on="segment_id", how="semi")
     scoring = method.scoring
     material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
-    samples = method.other_samples(material, queries)
-    others = None if samples is None else _table(queries, material.train, samples)
+    distinct, place = _distinct(queries)
+    samples = method.other_samples(material, distinct)
+    others = None if samples is None else _table(queries, material.train, samples[:, place])
     for query_id, losses in query_losses(job.inputs["unlearned/losses"]).items():
         found = SCORERS[scoring.score](
             base,
@@ -107,14 +108,15 @@ def _from_losses(job: Job, method: UnlearningSpec) -> Iterator[tuple[str, pl.Dat
 
 def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
     material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
+    distinct, place = _distinct(queries)
     source = job.inputs["dataset/latents"]
     work = []
     for name in latent_shards(source, "train"):
 
         def produce(path: Path, name: str = name) -> None:
             segments = LatentSegments.load(source.path(name))
-            found = method.samples(material, queries, segments)
-            _table(queries, segments, found).write_parquet(path)
+            found = method.samples(material, distinct, segments)
+            _table(queries, segments, found[:, place]).write_parquet(path)
 
         work.append(
             Shard(
@@ -130,7 +132,27 @@ def _directly(job: Job, method: ScoringSpec) -> Iterator[tuple[str, pl.DataFrame
 
 def _jointly(job: Job, method: JointScoringSpec) -> Iterator[tuple[str, pl.DataFrame]]:
     material, queries = StudyMaterial(job), load_queries(job.inputs["cohort/queries"])
-    return _ranked(_table(queries, material.train, method.samples(material, queries)))
+    distinct, place = _distinct(queries)
+    samples = method.samples(material, distinct)[:, place]
+    return _ranked(_table(queries, material.train, samples))
+
+
+def _distinct(queries: LatentSegments) -> tuple[LatentSegments, list[int]]:
+    """The queries without repetitions, and for each query its place among them. Equal pieces are
+    scored once: in a batch, rounding would depend on the place."""
+    contents = list(
+        zip(
+            queries.keys,
+            queries.captions,
+            queries.seconds_start,
+            queries.seconds_total,
+            queries.valid_frames.tolist(),
+            strict=True,
+        )
+    )
+    first = {content: row for row, content in reversed(list(enumerate(contents)))}
+    rows = sorted(first.values())
+    return queries.take(rows), [rows.index(first[content]) for content in contents]
 
 
 def _table(queries: LatentSegments, segments: LatentSegments, samples: Tensor) -> pl.DataFrame:

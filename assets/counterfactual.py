@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from assets.base import base_model
-from assets.cohort import load_queries, mono, query_audio
+from assets.cohort import load_queries, mono
 from assets.material import read_embedding
+from assets.pieces import query_audio
 from assets.preview import table
 from assets.retraining import Retraining
 from tda_dagster.attribution.similarity import cosine, standardised
@@ -48,8 +49,14 @@ def _stored(job: Job) -> GroundTruth | None:
     tracks = pl.read_parquet(job.inputs["dataset/index"].path("tracks.parquet"))
     queries = job.inputs["cohort/queries"]
     declared = pl.read_parquet(queries.path("queries.parquet"))
-    fits = found.fits(about(job.settings, tracks, declared), load_queries(queries))
+    fits = found.fits(about(job.settings, tracks, declared), _queries(job))
     return found if fits else None
+
+
+def _queries(job: Job) -> LatentSegments:
+    """The cohort's queries with draws keyed by their ids, not by their content: the losses that
+    the package ships were measured under those, and must stay comparable with new ones."""
+    return load_queries(job.inputs["cohort/queries"]).keyed_by_id()
 
 
 def ground_truth_plan(settings: Any) -> NoisePlan:
@@ -76,7 +83,7 @@ def _complete(job: Job, artifact: Artifact) -> Verdict:
     """Every query has a finite loss under every training and draw."""
     losses = pl.read_parquet(artifact.path("losses.parquet"))
     settings = job.settings.counterfactual
-    queries = len(load_queries(job.inputs["cohort/queries"]))
+    queries = len(_queries(job))
     wanted = settings.subsets * settings.repeats * queries * settings.draws
     finite = bool(losses["loss"].is_finite().all())
     detail = f"{losses.height} of {wanted} losses, {'all' if finite else 'not all'} finite"
@@ -96,11 +103,7 @@ def _reproducible(job: Job, artifact: Artifact) -> Verdict:
     (weights,) = retraining.weights([(retraining.subsets()[0], 0)])
     model = retraining.retrainer.model(load_file(weights))
     plan = ground_truth_plan(job.settings.counterfactual)
-    again = _mean_losses(
-        sweep(model, load_queries(job.inputs["cohort/queries"]), plan).rename(
-            {"segment_id": "query_id"}
-        )
-    )
+    again = _mean_losses(sweep(model, _queries(job), plan).rename({"segment_id": "query_id"}))
     means = table.group_by("query_id", "subset", "repeat").agg(pl.col("loss").mean())
     spread = means.group_by("query_id").agg(spread=pl.col("loss").std())
     stored = _mean_losses(table.filter(subset=0, repeat=0))
@@ -142,7 +145,7 @@ def losses(job: Job, out: Path) -> None:
         (number, repeat) for repeat in range(settings.repeats) for number in range(len(subsets))
     ]
     weights = retraining.weights([(subsets[number], repeat) for number, repeat in wanted])
-    queries = load_queries(job.inputs["cohort/queries"])
+    queries = _queries(job)
     plan = ground_truth_plan(settings)
     frames = []
     for (number, repeat), path in zip(wanted, weights, strict=True):
@@ -228,7 +231,7 @@ def removal(job: Job, out: Path) -> None:
     Every query is retrained for on its own, and every method removes the same number of tracks.
     """
     settings = job.settings.counterfactual
-    chosen = load_queries(job.inputs["cohort/queries"])
+    chosen = _queries(job)
     chosen = chosen.take(range(min(settings.removal_queries, len(chosen))))
     removed = _removed(job, chosen.segment_ids)
     losses, sounds = _removals(job, chosen, removed)

@@ -23,7 +23,8 @@ from tda_dagster.corpus.manifest import manifest_bytes
 from tda_dagster.corpus.rejects import rejects_listed
 from tda_dagster.corpus.shards import shards
 from tda_dagster.corpus.split import check_manifest
-from tda_dagster.diffusion.autoencoder import AudioFormat, encode, open_autoencoder
+from tda_dagster.diffusion.audio_format import AudioFormat, spec_for
+from tda_dagster.diffusion.autoencoder import encode, open_autoencoder
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.embedding import Embedder, Embedding, embed, open_embedders
 from tda_dagster.materialization import Job, Shard, Verdict, study_asset
@@ -85,18 +86,6 @@ def audio_format(job: Job) -> AudioFormat:
 def segment_spec(job: Job) -> SegmentSpec:
     """How tracks are cut for this model."""
     return spec_for(audio_format(job), job.settings.dataset)
-
-
-def spec_for(audio: AudioFormat, settings: Any) -> SegmentSpec:
-    """How tracks are cut under `dataset` settings for a model of this audio format."""
-    return SegmentSpec(
-        sample_rate_hz=audio.sampling_rate,
-        channels=audio.audio_channels,
-        samples=audio.samples,
-        hop_length=audio.hop_length,
-        min_seconds=settings.min_seconds,
-        silence_dbfs=settings.silence_dbfs,
-    )
 
 
 def read_index(artifact: Artifact, uri: str = "") -> DatasetIndex:

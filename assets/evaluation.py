@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from assets.cohort import attributed
 from assets.dataset import manifest_uri, read_index, segment_spec
 from assets.losses import read_losses
 from assets.material import read_embedding
@@ -140,7 +141,7 @@ def attribution(job: Job, out: Path) -> None:
     """What can be said of an attribution without retraining: where a training segment ranks
     itself, how alike the most and the least attributed tracks sound to the query, how concentrated
     the scores are, and, where something was unlearned, what else was forgotten."""
-    queries = pl.read_parquet(job.inputs["cohort/queries"].path("queries.parquet"))
+    queries = attributed(job.inputs["cohort/queries"])
     scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
     rows = []

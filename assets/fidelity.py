@@ -1,5 +1,6 @@
 """Fidelity: what unlearning did to the music the model makes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tda_dagster.evaluation.frechet import frechet_distance, frechet_interval
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.materialization import Job, PerThread, Shard, study_asset
 from tda_dagster.store import Artifact
+from tda_dagster.workspace import Workspace
 
 EMBEDDING = "timbre"
 """What pieces are compared by; weight-free, so that every study has it."""
@@ -35,6 +37,10 @@ class Piece:
     seed: int
 
 
+def _asked_for(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    return {"fidelity": workspace.cohort(settings.cohort).fidelity}
+
+
 def _describe(artifact: Artifact) -> dict[str, Any]:
     metrics = pl.read_parquet(artifact.path("metrics.parquet"))
     return {"figures": table(metrics.select("metric", "detail", "value"))}
@@ -46,23 +52,27 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
     inputs=["unlearned/checkpoints", "base/checkpoint", "dataset/index", "dataset/embeddings"],
     settings=["fidelity", "model.device"],
     partitioned="cohort|method",
+    fingerprint=_asked_for,
     describe=_describe,
     kinds=["audio", "polars"],
 )
 def generations(job: Job, out: Path) -> None:
     """Fréchet distance of pieces by the unlearned models to the base model's pieces of the same
-    prompts and seeds, beside what other seeds alone do to the base model's."""
+    prompts and seeds, beside what other seeds alone do to the base model's. For so many of
+    the first queries as the cohort's file says (`fidelity`): queries that are added to it leave
+    these figures as they are."""
     rows: list[dict[str, object]] = []
-    if unlearning_spec(job) is not None:
-        rows = _figures(job)
+    compared = job.workspace.cohort(job.cohort).fidelity
+    if unlearning_spec(job) is not None and compared:
+        rows = _figures(job, compared)
     pl.DataFrame(rows, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
 
 
-def _figures(job: Job) -> list[dict[str, object]]:
+def _figures(job: Job, compared: int) -> list[dict[str, object]]:
     settings = job.settings.fidelity
     models = PerThread(lambda: base_model(job, job.settings.model.device))
     reference = read_embedding(job.inputs["dataset/embeddings"], EMBEDDING).vectors
-    unlearned = list(delta_files(job.inputs["unlearned/checkpoints"]).values())
+    unlearned = list(delta_files(job.inputs["unlearned/checkpoints"]).values())[:compared]
     pieces = _pieces(job, "prompted")
 
     def vectors(made: list[tuple[Piece, str | None]]) -> np.ndarray:
@@ -71,7 +81,7 @@ def _figures(job: Job) -> list[dict[str, object]]:
         return standardised(found, reference).numpy()
 
     base = vectors([(piece, None) for piece in pieces])
-    compared = {
+    groups = {
         # Piece by piece another query's checkpoint, so that all of them have their say.
         "unlearned": vectors(
             [(piece, unlearned[i % len(unlearned)]) for i, piece in enumerate(pieces)]
@@ -79,7 +89,7 @@ def _figures(job: Job) -> list[dict[str, object]]:
         "other seeds": vectors([(piece, None) for piece in _pieces(job, "reseeded")]),
     }
     rows = []
-    for detail, others in compared.items():
+    for detail, others in groups.items():
         low, high = frechet_interval(base, others, resamples=settings.resamples, seed=settings.seed)
         figures = {
             "frechet_distance": (frechet_distance(base, others), "lower"),

@@ -29,12 +29,16 @@ from tda_dagster.report.contents import (
     QueryReport,
     Share,
     Sound,
+    Window,
 )
 from tda_dagster.report.experiment import read_experiment, render_experiment
 from tda_dagster.report.page import render_index, render_page
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, query
+
+HEARD_S = 180.0
+"""How much of a long piece is on its page, s."""
 
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "report/pages",
-    version="1",
+    version="2",
     inputs=[
         "warehouse/duckdb",
         "dataset/manifest",
@@ -140,61 +144,74 @@ class _Reader:
         )
 
     def _method(self, cohort: str, method: dict[str, Any]) -> MethodReport:
-        queries = self._rows(
-            "SELECT * FROM dim_query WHERE cohort = ? ORDER BY query_index", cohort
+        pieces = self._rows(
+            "SELECT * FROM v_piece_summary WHERE cohort = ? AND method_id = ? ORDER BY query_index",
+            cohort,
+            method["method_id"],
         )
         return MethodReport(
             method_id=method["method_id"],
             label=method["label"],
             config=json.loads(method["config"]),
-            queries=tuple(self._query(query, method["method_id"]) for query in queries),
+            queries=tuple(self._piece(piece) for piece in pieces),
         )
 
-    def _query(self, query: dict[str, Any], method_id: str) -> QueryReport:
-        key = (query["query_id"], method_id)
+    def _piece(self, piece: dict[str, Any]) -> QueryReport:
+        key = (piece["piece_id"], piece["method_id"])
+        is_whole = piece["windows"] == 1
         influences = self._rows(
-            "SELECT v.*, s.score, s.score_se, t.caption, t.licence, t.audio_sha256, g.start_s "
-            "FROM v_track_share v JOIN fct_score s ON s.query_id = v.query_id "
+            "SELECT v.*, s.score, s.score_se, t.caption, t.licence, t.audio_sha256, g.start_s, "
+            "CASE WHEN ? THEN NULL ELSE q.start_s END AS window_start_s "
+            "FROM v_piece_track_share v JOIN fct_score s ON s.query_id = v.best_query_id "
             "AND s.method_id = v.method_id AND s.segment_id = v.best_segment_id "
+            "JOIN dim_query q ON q.query_id = v.best_query_id "
             "JOIN dim_track t USING (track_id) "
             "JOIN dim_segment g ON g.segment_id = v.best_segment_id "
-            "WHERE v.query_id = ? AND v.method_id = ? ORDER BY track_rank LIMIT "
+            "WHERE v.piece_id = ? AND v.method_id = ? ORDER BY track_rank LIMIT "
             f"{int(self._job.settings.report.top_tracks)}",
+            is_whole,
             *key,
         )
         sounds = self._segments([row["best_segment_id"] for row in influences])
         shares = self._rows(
-            "SELECT rightsholder, share, is_unattributed FROM v_rightsholder_share "
-            "WHERE query_id = ? AND method_id = ? ORDER BY is_unattributed, share DESC, 1",
+            "SELECT rightsholder, share, is_unattributed FROM v_piece_rightsholder_share "
+            "WHERE piece_id = ? AND method_id = ? ORDER BY is_unattributed, share DESC, 1",
+            *key,
+        )
+        windows = self._rows(
+            "SELECT q.*, w.unattributed, s.top_title, s.top_track_share, s.top_rightsholder "
+            "FROM v_piece_window w JOIN dim_query q USING (query_id) "
+            "LEFT JOIN v_query_summary s ON s.query_id = w.query_id AND s.method_id = w.method_id "
+            "WHERE w.piece_id = ? AND w.method_id = ? ORDER BY w.window_index",
             *key,
         )
         scores = self._rows(
             "SELECT score FROM fct_score WHERE query_id = ? AND method_id = ? ORDER BY rank", *key
         )
         found = self._rows(
-            "SELECT metric, value FROM fct_evaluation WHERE subject = ? AND method_id = ? "
-            "AND detail IN ('', 'timbre')",
-            *key,
+            "SELECT metric, avg(value ORDER BY subject) AS value FROM fct_evaluation "
+            "WHERE list_contains(?, subject) AND method_id = ? AND detail IN ('', 'timbre') "
+            "GROUP BY metric",
+            [window["query_id"] for window in windows],
+            piece["method_id"],
         )
-        trust = self._rows(
-            "UNPIVOT (SELECT prominence, reliability FROM v_query_reliability "
-            "WHERE query_id = ? AND method_id = ?) "
-            "ON prominence, reliability INTO NAME metric VALUE value",
-            *key,
-        )
+        trust = {
+            name: piece[name] for name in ("prominence", "reliability") if piece[name] is not None
+        }
         return QueryReport(
-            query_id=query["query_id"],
-            kind=query["kind"],
-            prompt=query["prompt"],
-            seed=query["seed"],
-            seconds=query["seconds"],
-            sound=self._query_sound(query),
+            query_id=piece["piece_id"],
+            kind=piece["kind"],
+            prompt=piece["prompt"],
+            seed=windows[0]["seed"],
+            seconds=piece["seconds"],
+            sound=self._piece_sound(windows),
             influences=tuple(
                 self._influence(row, sounds[row["best_segment_id"]]) for row in influences
             ),
             rightsholders=tuple(_share(row) for row in shares),
             scores=np.array([row["score"] for row in scores]),
-            figures={row["metric"]: row["value"] for row in trust + found},
+            figures=trust | {row["metric"]: row["value"] for row in found},
+            windows=() if is_whole else tuple(_window(row) for row in windows),
         )
 
     def _influence(self, row: dict[str, Any], sound: Sound) -> Influence:
@@ -218,6 +235,7 @@ class _Reader:
                     "score_se",
                     "share",
                     "audio_sha256",
+                    "window_start_s",
                 )
             },
         )
@@ -230,11 +248,17 @@ class _Reader:
             sounds[segment["segment_id"]] = Sound(mono, self._spec.sample_rate_hz)
         return sounds
 
-    def _query_sound(self, query: dict[str, Any]) -> Sound:
-        artifact = self._job.inputs[f"cohort/queries[{query['cohort']}]"]
-        flac = artifact.read_bytes(f"audio/{query['query_id']}.flac")
-        samples, rate = soundfile.read(io.BytesIO(flac), dtype="float32", always_2d=True)
-        return Sound(samples.mean(axis=1), rate)
+    def _piece_sound(self, windows: Sequence[dict[str, Any]]) -> Sound:
+        """The windows one after the other, mixed to mono: as many as fit into `HEARD_S`."""
+        heard: list[np.ndarray] = []
+        for window in windows:
+            artifact = self._job.inputs[f"cohort/queries[{window['cohort']}]"]
+            flac = artifact.read_bytes(f"audio/{window['query_id']}.flac")
+            samples, rate = soundfile.read(io.BytesIO(flac), dtype="float32", always_2d=True)
+            heard.append(samples.mean(axis=1))
+            if window["start_s"] + window["seconds"] > HEARD_S:
+                break
+        return Sound(np.concatenate(heard), rate)
 
     def _facts(self) -> dict[str, str | float]:
         (row,) = self._rows(
@@ -262,6 +286,18 @@ class _Reader:
 
     def _rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
         return query(self._database, sql, list(parameters)).to_dicts()
+
+
+def _window(row: dict[str, Any]) -> Window:
+    return Window(
+        start_s=row["start_s"],
+        seconds=row["seconds"],
+        silent=row["silent"],
+        top_title=row["top_title"],
+        top_share=row["top_track_share"],
+        top_rightsholder=row["top_rightsholder"],
+        unattributed=row["unattributed"],
+    )
 
 
 def _share(row: dict[str, Any]) -> Share:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from assets.base import loss_curve
+from assets.cohort import attributed
 from assets.losses import read_losses
 from assets.preview import table
 from assets.unlearned import query_losses
@@ -24,7 +25,7 @@ from tda_dagster.settings import ShareSettings
 from tda_dagster.store import Artifact, canonical_json
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, content_digest
-from warehouse.tables import BY_NAME, empty, validate
+from warehouse.tables import BY_NAME, empty, validate, with_windows
 
 CONTENT = (
     "dim_track",
@@ -93,9 +94,7 @@ def duckdb(job: Job, out: Path) -> None:
     tables = {
         "dim_track": pl.read_parquet(index.path("tracks.parquet")),
         "dim_segment": segments,
-        "dim_query": _gather(
-            job, "cohort/queries", {p.partition("|")[0] for p in partitions}, "queries.parquet"
-        ),
+        "dim_query": _queries(job, {p.partition("|")[0] for p in partitions}),
         "dim_method": _methods(job, {p.partition("|")[2] for p in partitions}),
         "dim_experiment": _experiment_rows(job, partitions),
         "fct_loss": _losses(job, partitions),
@@ -134,9 +133,7 @@ def _current_partitions(job: Job) -> set[str]:
         queries = job.store.head("cohort/queries", partition.partition("|")[0])
         scored = set(pl.read_parquet(job.inputs[name].path("scores.parquet"))["query_id"].unique())
         if fits and queries is not None:
-            known = pl.read_parquet(job.store.artifact(queries.digest).path("queries.parquet"))[
-                "query_id"
-            ]
+            known = attributed(job.store.artifact(queries.digest))["query_id"]
             if scored == set(known):
                 current.add(partition)
     return current
@@ -148,6 +145,12 @@ def _gather(
     """A table of an asset over partitions; what an earlier version made may be without it."""
     found = [job.inputs.get(f"{asset}[{p}]") for p in sorted(partitions)]
     frames = [pl.read_parquet(part.path(file)) for part in found if part and part.has(file)]
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def _queries(job: Job, cohorts: set[str]) -> pl.DataFrame:
+    found = [job.inputs[f"cohort/queries[{cohort}]"] for cohort in sorted(cohorts)]
+    frames = [with_windows(pl.read_parquet(part.path("queries.parquet"))) for part in found]
     return pl.concat(frames) if frames else pl.DataFrame()
 
 

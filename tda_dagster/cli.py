@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from tda_dagster import cli_bench, cli_history, cli_model, cli_tracks
+from tda_dagster import cli_bench, cli_history, cli_model, cli_queries, cli_tracks
 from tda_dagster.errors import TdaError
 from tda_dagster.faults import in_words
 from tda_dagster.interruption import interruptible
@@ -22,8 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which training tracks, and whose, shaped this generated piece of music.",
 )
-query_app = typer.Typer(no_args_is_help=True, help="The pieces to attribute.")
-app.add_typer(query_app, name="query")
 console = Console(soft_wrap=True)
 
 CohortOption = Annotated[str, typer.Option("--cohort", "-c", help="Name of the cohort.")]
@@ -167,57 +165,6 @@ def sql(
         print(answer)
 
 
-@query_app.command("add")
-def query_add(
-    prompt: Annotated[list[str] | None, typer.Option(help="Generate from this prompt.")] = None,
-    audio: Annotated[list[Path] | None, typer.Option(help="Attribute this audio file.")] = None,
-    segment: Annotated[
-        list[str] | None, typer.Option(help="Unlearn this training segment (self-influence).")
-    ] = None,
-    caption: Annotated[str, typer.Option(help="Caption of the audio file.")] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the generation.")] = 0,
-    seconds: Annotated[float | None, typer.Option(help="Length to generate, s.")] = None,
-    cohort: CohortOption = "mine",
-) -> None:
-    """Add queries to a cohort (its file is cohorts/NAME.yaml)."""
-    import soundfile
-
-    from tda_dagster.settings import validated
-    from tda_dagster.workspace import Query
-
-    workspace = _workspace()
-    raw: list[dict[str, object]] = []
-    for text in prompt or []:
-        raw.append({"prompt": text, "seed": seed, "seconds": seconds})
-    for path in audio or []:
-        try:
-            soundfile.info(path)
-        except soundfile.LibsndfileError as error:
-            raise TdaError(f"{path}: not a readable audio file: {error}") from None
-        inside = path.resolve().is_relative_to(workspace.root)
-        name = path.resolve().relative_to(workspace.root) if inside else path.resolve()
-        raw.append({"audio": str(name), "caption": caption})
-    raw += [{"segment": name} for name in segment or []]
-    if not raw:
-        raise TdaError("nothing to add: give --prompt, --audio or --segment")
-    queries = [validated(Query, item, "query") for item in raw]
-    path = workspace.add_queries(cohort, queries)
-    console.print(
-        f"{len(queries)} added to {path.relative_to(workspace.root)}; now: tda run {cohort}"
-    )
-
-
-@query_app.command("list")
-def query_list() -> None:
-    """List all cohorts and their queries."""
-    workspace = _workspace()
-    for name in workspace.cohorts():
-        console.print(f"[bold]{name}[/bold]")
-        for number, query in enumerate(workspace.cohort(name).queries):
-            what = query.prompt or query.audio or query.segment
-            console.print(f"  {name}-{number:03d}  {query.kind:<9}  {what}", highlight=False)
-
-
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000) -> None:
     """Start the Dagster UI on this workspace (`dagster dev` with its home set)."""
@@ -262,6 +209,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 cli_bench.register(app)
 cli_history.register(app)
 cli_model.register(app)
+cli_queries.register(app)
 cli_tracks.register(app)
 
 

@@ -30,16 +30,18 @@ SELECT CAST(substr(detail, 6) AS INTEGER) AS step,
 FROM fct_evaluation WHERE evaluation = 'training' GROUP BY ALL ORDER BY ALL
 """
 _TRACKS = """
-SELECT track_rank, sum(share) / any_value(queries) AS share
-FROM v_track_share JOIN dim_query USING (query_id),
-    (SELECT count(*) AS queries FROM dim_query WHERE cohort = $1)
+SELECT track_rank, sum(share) / any_value(pieces) AS share
+FROM v_piece_track_share
+    JOIN (SELECT DISTINCT piece_id, cohort FROM dim_query) USING (piece_id),
+    (SELECT count(DISTINCT piece_id) AS pieces FROM dim_query WHERE cohort = $1)
 WHERE cohort = $1 AND method_id = $2 AND track_rank <= 20
 GROUP BY ALL ORDER BY ALL
 """
 _RIGHTSHOLDERS = """
-SELECT rightsholder, sum(share) / any_value(queries) AS share
-FROM v_rightsholder_share JOIN dim_query USING (query_id),
-    (SELECT count(*) AS queries FROM dim_query WHERE cohort = $1)
+SELECT rightsholder, sum(share) / any_value(pieces) AS share
+FROM v_piece_rightsholder_share
+    JOIN (SELECT DISTINCT piece_id, cohort FROM dim_query) USING (piece_id),
+    (SELECT count(DISTINCT piece_id) AS pieces FROM dim_query WHERE cohort = $1)
 WHERE cohort = $1 AND method_id = $2
 GROUP BY ALL ORDER BY ALL
 """
@@ -48,9 +50,9 @@ GROUP BY ALL ORDER BY ALL
 def write_figures(workspace: Workspace, cohort: str) -> None:
     """Write `data/metrics.json` and `data/plots/*.csv` of a cohort under the main job's methods.
 
-    The metrics are means over queries, by evaluation, method, metric and detail, and the losses
-    at the end of the training. The curves are those of the training, and the mean shares of tracks
-    by rank and of rightsholders under the first of the methods.
+    The metrics are means over queries (the windows of long pieces), by evaluation, method, metric
+    and detail, and the losses at the end of the training. The curves are those of the training, and
+    the mean shares of tracks by rank and of rightsholders under the first of the methods.
     """
     methods = [spec.method_id for spec in method_specs(workspace.settings)]
     training = query(workspace.database, _TRAINING)

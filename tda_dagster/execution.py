@@ -4,11 +4,11 @@ What belongs here: what `tda run`, `tda materialize` and DVC share. The browser'
 same assets through the same definitions.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -19,9 +19,11 @@ from tda_dagster.faults import of_environment
 from tda_dagster.interruption import raise_if_interrupted
 from tda_dagster.killed_runs import mark_killed_runs, process_tags
 from tda_dagster.leftovers import remove_leftovers
+from tda_dagster.locking import alone_in
 from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
+from tda_dagster.queries import check_cohort, check_segments
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
 _PROOF = "base/autoencoder"
@@ -34,6 +36,10 @@ nux:
 """
 
 
+_CHECKED_AGAINST = ("base/autoencoder", "dataset/manifest", "dataset/index")
+"""When these assets are there, all is known that queries are held against."""
+
+
 class RunFailed(TdaError):
     """A run that did not reach its end."""
 
@@ -43,7 +49,7 @@ def prepare_home(workspace: Workspace) -> Path:
     home = workspace.dagster_home
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with _alone_in(home):
+        with alone_in(home):
             config = home / "dagster.yaml"
             if not config.exists():
                 config.write_text(_DAGSTER_YAML, encoding="utf-8")
@@ -65,7 +71,7 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
     home = _home(workspace)
     try:
         # Dagster makes the tables of a new home, and fails if others do so at the same time.
-        with _alone_in(home):
+        with alone_in(home):
             found = dg.DagsterInstance.get()
             mark_killed_runs(found)
     except Exception as error:
@@ -94,18 +100,6 @@ def _home(workspace: Workspace) -> Path:
     return home
 
 
-@contextmanager
-def _alone_in(home: Path) -> Iterator[None]:
-    """Until the `with` block ends, processes of this machine that ask for the same folder wait."""
-    lock = os.open(home, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network filesystems have no locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
 def materialize(
     workspace: Workspace,
     partitions: Sequence[Partition],
@@ -123,6 +117,7 @@ def materialize(
     naming the check that did.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
+    cohorts = sorted({partition.cohort for partition in partitions})
     from tda_dagster.definitions import defs  # reads the workspace
     from tda_dagster.reconcile import reconcile
 
@@ -133,6 +128,10 @@ def materialize(
             # Alone and first: Dagster would go on with all the music after it had failed.
             _run(defs, dagster, None, [_PROOF], console)
             shared = [name for name in shared if name != _PROOF]
+        if partitioned:
+            shared = _check_queries(
+                workspace, cohorts, shared, partial(_run, defs, dagster), console
+            )
         _run(defs, dagster, None, shared, console)
         chosen = choose(partitions) if partitioned else ()
         for number, partition in enumerate(chosen):
@@ -145,6 +144,29 @@ def materialize(
             _run(defs, dagster, partition, partitioned, console)
         _run(defs, dagster, None, gathered, console)
         reconcile(workspace, dagster)
+
+
+def _check_queries(
+    workspace: Workspace,
+    cohorts: Sequence[str],
+    shared: list[str],
+    run: Callable[[Partition | None, Sequence[str], Console], None],
+    console: Console,
+) -> list[str]:
+    """Refuse queries that cannot be attributed, and say how many windows recordings have. What is
+    known only when the dataset is indexed is checked then, before a model is trained. Returns what
+    is left to run of the `shared` assets. Raises QueryError."""
+    checks = [check_cohort(workspace, name) for name in cohorts]
+    if any(check.is_open for check in checks):
+        run(None, [name for name in shared if name in _CHECKED_AGAINST], console)
+        shared = [name for name in shared if name not in _CHECKED_AGAINST]
+        checks = [check_cohort(workspace, name) for name in cohorts]
+        for name in cohorts:
+            check_segments(workspace, name)
+    for check in checks:
+        for piece, length in check.lengths.items():
+            console.print(f"{piece}: {length}", highlight=False, markup=False)
+    return shared
 
 
 def _select(names: Sequence[str] | None) -> list[str]:

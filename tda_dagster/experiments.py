@@ -22,6 +22,7 @@ from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import Partition, experiment_partitions
+from tda_dagster.queries import count_windows
 from tda_dagster.workspace import Workspace
 
 _TIMED_SEGMENTS = 32
@@ -81,7 +82,7 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
         if not isinstance(method, UnlearningSpec):
             continue
         cohort = workspace.cohort(partition.cohort)
-        queries = cohort.targets.count if cohort.targets else len(cohort.queries)
+        queries = count_windows(workspace, partition.cohort)
         # Specs that differ in scoring alone share their checkpoints and sweeps.
         shared = method.model_copy(update={"scoring": type(method.scoring)()})
         key = f"{partition.cohort}|{shared.method_id}"
@@ -91,7 +92,8 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
         unlearnings += queries
         forwards += queries * segments * len(method.plan.indices)
         forwards += queries * method.unlearning_forwards
-        generating += workspace.settings.fidelity.pieces
+        if cohort.fidelity:
+            generating += workspace.settings.fidelity.pieces
     per_forward, per_piece = _timings(workspace) if forwards else (0.0, 0.0)
     seconds = forwards * per_forward + generating * per_piece + len(left) * _PER_PARTITION_S
     return Preflight(len(partitions), left, unlearnings, forwards, seconds)

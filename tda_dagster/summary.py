@@ -1,5 +1,8 @@
 """The answer of an attribution in the terminal: per query, its tracks and whose they are."""
 
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -11,33 +14,41 @@ from warehouse.build import query
 
 TOP_TRACKS = 3
 
-_QUERIES = """
-SELECT s.query_id, s.method_id, m.label, s.prompt, s.kind, s.prominence
-FROM v_query_summary s JOIN dim_method m USING (method_id)
+_PIECES = """
+SELECT s.piece_id, s.method_id, m.label, s.prompt, s.kind, s.prominence, s.seconds, s.windows
+FROM v_piece_summary s JOIN dim_method m USING (method_id)
 WHERE s.cohort = ? AND list_contains(?, s.method_id) ORDER BY s.method_id, s.query_index
 """
 _TRACKS = """
-SELECT title, composer, rightsholder, share FROM v_track_share
-WHERE query_id = ? AND method_id = ? ORDER BY track_rank LIMIT ?
+SELECT title, composer, rightsholder, share FROM v_piece_track_share
+WHERE piece_id = ? AND method_id = ? ORDER BY track_rank LIMIT ?
 """
 _SHARES = """
-SELECT rightsholder, share FROM v_rightsholder_share
-WHERE query_id = ? AND method_id = ? AND share >= 0.005
+SELECT rightsholder, share FROM v_piece_rightsholder_share
+WHERE piece_id = ? AND method_id = ? AND share >= 0.005
 ORDER BY is_unattributed, share DESC
 """
+_WINDOWS = """
+SELECT w.query_id, w.start_s, w.seconds, w.silent, w.unattributed, s.top_title,
+    s.top_rightsholder, s.top_track_share
+FROM v_piece_window w LEFT JOIN v_query_summary s USING (query_id, method_id)
+WHERE w.piece_id = ? AND w.method_id = ? ORDER BY w.window_index
+"""
+SHOWN_WINDOWS = 12
 
 
 def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
-    """Print each query's most influential tracks and rightsholders, and where the rest is."""
+    """Print each piece's most influential tracks and rightsholders, where the rest is, and, of a
+    piece of several windows, what stands out in each."""
     database = workspace.database
     methods = [spec.method_id for spec in method_specs(workspace.settings)]
-    queries = query(database, _QUERIES, [cohort, methods])
-    if queries.is_empty():
+    pieces = query(database, _PIECES, [cohort, methods])
+    if pieces.is_empty():
         raise TdaError(f"cohort {cohort!r} has no scores in {database}; run `tda run {cohort}`")
-    for row in queries.iter_rows(named=True):
-        key: list[object] = [row["query_id"], row["method_id"]]
+    for row in pieces.iter_rows(named=True):
+        key: list[object] = [row["piece_id"], row["method_id"]]
         console.print()
-        console.print(f"[bold]{row['query_id']}[/bold]  “{escape(row['prompt'])}”", highlight=False)
+        console.print(f"[bold]{row['piece_id']}[/bold]  “{escape(row['prompt'])}”", highlight=False)
         for track in query(database, _TRACKS, [*key, TOP_TRACKS]).iter_rows(named=True):
             console.print(
                 f"  {track['share']:6.1%}  {escape(track['title'])} [dim]by[/dim] "
@@ -52,12 +63,41 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
             "would[/dim]",
             highlight=False,
         )
+        if row["windows"] > 1:
+            _print_windows(database, key, row, console)
     console.print()
     console.print("warehouse  " + _short(workspace, database), highlight=False)
     console.print(
         "report     " + _short(workspace, workspace.reports / f"{cohort}.html"), highlight=False
     )
     console.print('query it   tda sql --examples, or: tda sql "select * from v_query_summary"')
+
+
+def _print_windows(
+    database: Path, key: list[object], piece: dict[str, Any], console: Console
+) -> None:
+    """Print what stands out in each window of a piece."""
+    console.print(
+        f"  [dim]{piece['seconds']:.1f} s in {piece['windows']} windows:[/dim]", highlight=False
+    )
+    windows = query(database, _WINDOWS, key)
+    for window in windows.head(SHOWN_WINDOWS).iter_rows(named=True):
+        if window["silent"]:
+            found = "[dim]silent, not attributed[/dim]"
+        elif window["top_title"] is None:
+            found = "[dim]unattributed[/dim]"
+        else:
+            found = (
+                f"{escape(window['top_title'])} {window['top_track_share']:.1%} [dim]·[/dim] "
+                f"{escape(window['top_rightsholder'])}, unattributed {window['unattributed']:.1%}"
+            )
+        start, end = window["start_s"], window["start_s"] + window["seconds"]
+        console.print(f"    {start:7.1f} to {end:.1f} s  {found}", highlight=False)
+    if windows.height > SHOWN_WINDOWS:
+        console.print(
+            f"    [dim]and {windows.height - SHOWN_WINDOWS} more: tda sql windows[/dim]",
+            highlight=False,
+        )
 
 
 _SPECS = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 import assets  # noqa: F401  (declares them)
-from assets.dataset import read_index, spec_for
+from assets.dataset import read_index
 from tda_dagster.corpus import (
     DatasetIndex,
     ManifestRow,
@@ -23,7 +23,7 @@ from tda_dagster.corpus import (
 )
 from tda_dagster.corpus.shards import shards
 from tda_dagster.corpus.split import NothingToTrainOn, assign_splits, check_training
-from tda_dagster.diffusion.autoencoder import AudioFormat
+from tda_dagster.diffusion.audio_format import AudioFormat, spec_for
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS, MissingInput, StudyAsset, settings_view
 from tda_dagster.partitions import Partition

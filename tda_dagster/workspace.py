@@ -6,15 +6,19 @@ is computed and may be deleted.
 
 import os
 import re
+import textwrap
+import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from tda_dagster.locking import alone_in
 from tda_dagster.object_storage import export_settings
 from tda_dagster.settings import (
     PARAMS_FILE,
@@ -30,23 +34,53 @@ from tda_dagster.yaml_files import load_yaml
 WORKSPACE_VARIABLE = "TDA_WORKSPACE"
 
 
+LARGEST_SEED = 2**63 - 1
+LONGEST_TEXT = 10_000
+"""Characters of a prompt, caption or path: far more than any model reads."""
+
+
 class Query(Section):
     """One piece to attribute, as a cohort file declares it: exactly one of `prompt` (generate),
     `audio` (a file, optionally with the `caption` it is conditioned on) and `segment` (a training
-    segment, for self-influence)."""
+    segment, for self-influence). `seed` and `seconds` belong to a prompt; a recording is attributed
+    whole."""
 
     prompt: str | None = None
     audio: str | None = None
     segment: str | None = None
     caption: str = ""
-    seed: int = 0
-    seconds: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @field_validator("prompt", "audio", "segment")
+    @classmethod
+    def _says_something(cls, text: str | None) -> str | None:
+        if text is not None and not text.strip():
+            raise ValueError("it is empty; give it a text, or leave the key out")
+        return text
+
+    @field_validator("prompt", "audio", "segment", "caption")
+    @classmethod
+    def _is_text(cls, text: str | None) -> str | None:
+        if text is None:
+            return text
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"it has {len(text)} characters, at most {LONGEST_TEXT} are allowed")
+        if any(unicodedata.category(c) in ("Cs", "Cc") and c not in "\n\t" for c in text):
+            raise ValueError(
+                "it holds characters that are not text (bytes that are not UTF-8, or "
+                "control characters); write it, or rename the file, without them"
+            )
+        return text
 
     @model_validator(mode="after")
     def _one_source(self) -> "Query":
         given = [k for k in ("prompt", "audio", "segment") if getattr(self, k) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of prompt, audio and segment, not {given}")
+        idle = [k for k in _BELONGS_TO_OTHERS[given[0]] if getattr(self, k) != _default(k)]
+        if idle:
+            raise ValueError(f"{idle[0]} has no effect on a query with {given[0]}; leave it out")
         return self
 
     @property
@@ -54,6 +88,18 @@ class Query(Section):
         if self.prompt is not None:
             return "generated"
         return "audio" if self.audio is not None else "segment"
+
+
+_BELONGS_TO_OTHERS = {
+    "prompt": ("caption",),
+    "audio": ("seed", "seconds"),
+    "segment": ("caption", "seed", "seconds"),
+}
+"""By the source of a query: the keys that say nothing about it."""
+
+
+def _default(key: str) -> Any:
+    return Query.model_fields[key].default
 
 
 class Targets(Section):
@@ -75,6 +121,16 @@ class Cohort(Section):
 
     queries: tuple[Query, ...] = ()
     targets: Targets | None = None
+    draws_by: Literal["content", "id"] = Field(
+        "content",
+        description="what the random draws of a query are keyed by: its content, so that equal "
+        "pieces have equal attributions, or its id, to reproduce what was found under such draws",
+    )
+    fidelity: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="compare pieces generated before and after unlearning so many of its first "
+        "queries (it takes far longer than an attribution)",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Cohort":
@@ -183,27 +239,50 @@ class Workspace:
             )
         return self.root / "cohorts" / f"{name}.yaml"
 
-    def add_queries(self, name: str, queries: list[Query]) -> Path:
-        """Append queries to a cohort's file, making it if need be; returns the file."""
+    def add_queries(self, name: str, queries: list[Query]) -> list[str]:
+        """Append queries to a cohort's file, making it if need be; returns the ids of the pieces.
+
+        Several processes may add at once, and others read: none is lost, and nobody sees half a
+        file.
+        """
         path = self.cohort_file(name)
-        present: list[Query] = []
-        if path.exists():
-            cohort = self.cohort(name)
-            if cohort.targets is not None:
-                raise SettingsError(f"{path}: its queries are chosen targets; name another cohort")
-            present = list(cohort.queries)
-        cohort = Cohort(queries=(*present, *queries))
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(
-            cohort.model_dump(mode="json", exclude_defaults=True),
-            sort_keys=False,
-            allow_unicode=True,
-            width=1000,
-        )
-        staged = path.with_suffix(".tmp")
-        staged.write_text(text, encoding="utf-8")
-        staged.replace(path)
-        return path
+        with alone_in(path.parent):
+            text, present = "", Cohort.model_construct(queries=())
+            if path.exists():
+                text, present = path.read_text(encoding="utf-8"), self.cohort(name)
+            if present.targets is not None:
+                raise SettingsError(f"{path}: its queries are chosen targets; name another cohort")
+            cohort = present.model_copy(update={"queries": (*present.queries, *queries)})
+            staged = path.with_suffix(".tmp")
+            with staged.open("w", encoding="utf-8") as file:
+                file.write(_extended(text, cohort, queries))
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        return [piece_id(name, n) for n in range(len(present.queries), len(cohort.queries))]
+
+
+def piece_id(cohort: str, number: int) -> str:
+    """The id of the piece at a place (from 0) in a cohort's file."""
+    return f"{cohort}-{number:03d}"
+
+
+def _extended(text: str, cohort: Cohort, added: list[Query]) -> str:
+    """The text of a cohort's file with queries added to it. What a person wrote stays as it is,
+    comments too, unless its form leaves no place for more."""
+    items = _yaml([query.model_dump(mode="json", exclude_defaults=True) for query in added])
+    for indent in ("", "  "):
+        longer = text.rstrip("\n") + "\n" + textwrap.indent(items, indent)
+        with suppress(yaml.YAMLError, ValidationError):
+            if Cohort.model_validate(yaml.safe_load(longer)) == cohort:
+                return longer
+    return _yaml(cohort.model_dump(mode="json", exclude_defaults=True))
+
+
+def _yaml(value: Any) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)
+    return text
 
 
 def nested(settings: Settings, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

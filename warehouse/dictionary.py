@@ -19,7 +19,12 @@ Shares of a query under a method come from the scores of its training segments:
 5. share = (1 − unattributed) · evidence / total evidence.
 
 Shares of tracks, artists, rightsholders and collections are sums of their segments' shares. With
-the unattributed share they sum to one. They are parts of the evidence found, not of the music."""
+the unattributed share they sum to one. They are parts of the evidence found, not of the music.
+
+A piece that is longer than the model's window is cut into windows, and each is a query of its own.
+The shares of the piece (v_piece_track_share, v_piece_rightsholder_share) are the means of its
+windows' shares weighted by their seconds. A silent window is not attributed: all of it is
+unattributed. An end that is shorter than dataset.min_seconds is no window, as in tracks."""
 
 
 def data_dictionary() -> str:

@@ -135,12 +135,13 @@ TABLES = (
     ),
     Table(
         "dim_query",
-        "One row per piece to attribute.",
+        "One row per query: a piece to attribute, or a window of a piece that is longer than the "
+        "model's window.",
         ("query_id",),
         (
             _s("query_id", "identifies the query"),
             _s("cohort", "cohort it is attributed with"),
-            _i("query_index", "place in the cohort, from 0"),
+            _i("query_index", "place of the piece in the cohort, from 0"),
             _s(
                 "kind",
                 "generated, audio (imported) or segment (self-influence)",
@@ -157,6 +158,10 @@ TABLES = (
             _i("frames", "latent frames", unit="frames"),
             _i("valid_frames", "latent frames that are music", unit="frames"),
             _s("audio_sha256", "sha256 of the query's audio"),
+            _s("piece_id", "the piece that the query is a window of; its own id for a whole piece"),
+            _i("window_index", "place of the window in the piece, from 0"),
+            _f("start_s", "start of the window in the piece", unit="s"),
+            Column("silent", pl.Boolean, "a silent window, which is listed but not attributed"),
         ),
     ),
     Table(
@@ -373,6 +378,18 @@ def _check_values(name: str, column: Column, frame: pl.DataFrame) -> None:
                 f"{name}.{column.name}: {len(wrong)} values are none of "
                 f"{', '.join(column.choices)}, e.g. {wrong[0]!r}"
             )
+
+
+def with_windows(queries: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `dim_query`; those that were made before pieces had windows are pieces of one."""
+    if "piece_id" in queries.columns:
+        return queries
+    return queries.with_columns(
+        piece_id=pl.col("query_id"),
+        window_index=pl.lit(0, pl.Int64),
+        start_s=pl.lit(0.0, pl.Float64),
+        silent=pl.lit(False),
+    )
 
 
 def empty(name: str) -> pl.DataFrame:

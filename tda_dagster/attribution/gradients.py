@@ -116,7 +116,7 @@ def draw_rows(
         flat = torch.arange(start, min(start + batch_size, count))
         who, draw = flat // draws, flat % draws
         first = int(who[0])
-        present = segments.segment_ids[first : int(who[-1]) + 1]
+        present = segments.keys[first : int(who[-1]) + 1]
         noise = plan.noise(present, model.latent_shape)[who - first, draw]
         yield DrawRows(
             segments.latents[who].to(device),

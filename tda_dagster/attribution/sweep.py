@@ -34,7 +34,7 @@ def sweep(
 
     `loss` is the mean over all frames, `loss_valid` over the valid ones (the paper's M_L): one
     forward pass gives both. Columns as `LOSS_SCHEMA`, ordered as the segments, draws running
-    fastest. The noise a segment meets depends on the plan and its id alone.
+    fastest. The noise a segment meets depends on the plan and its draw key alone.
     """
     losses, valid = [], []
     with model.shifted(delta or {}):

@@ -80,7 +80,7 @@ def unlearn(
     relative `damping`. ∇L(ẑ) is averaged over `draws` draws, fresh at each step. `mask_padding`
     is the paper's M_U. The model itself is left at θ₀.
 
-    Raises UnlearningError when the step is zero or not finite.
+    Raises UnlearningError when the query's loss is not finite, or the step zero or not finite.
     """
     names = model.layer_group(layer_group)
     inverse = {
@@ -97,6 +97,14 @@ def unlearn(
             gradient, loss = mean_gradient(
                 model, names, query, plan, mask_padding=mask_padding, batch_size=batch_size
             )
+        if not math.isfinite(loss):
+            cause = (
+                f"after {step} steps; lower unlearning.learning_rate"
+                if step
+                else "under the base model: its weights, or the query, hold numbers that are not "
+                "finite"
+            )
+            raise UnlearningError(f"query {query.segment_ids[0]}: its loss is {loss} {cause}")
         losses.append(loss)
         delta = {
             name: delta[name] + (rate * inverse[name] * gradient[name].double()).float()

@@ -136,7 +136,7 @@ def export_ground_truth(workspace: Workspace, folder: Path) -> None:
                 LatentSegments.load(queries.path(f"latents/{query}.safetensors"))
                 for query in declared["query_id"]
             ]
-        ),
+        ).keyed_by_id(),
         tables={
             **{
                 name: pl.read_parquet(truth.path(f"{name}.parquet"))

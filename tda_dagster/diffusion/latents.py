@@ -34,7 +34,8 @@ class LatentSegments:
 
     `latents` float32 [n, C, T]; `valid_frames` int64 [n], the leading frames that are music and
     not padding; `captions`; `seconds_start` and `seconds_total` (s), each segment's place in its
-    track and the track's length.
+    track and the track's length. `draw_keys` are what random draws for a segment are keyed by;
+    empty: by its id. Queries are keyed by their content, so that equal pieces meet equal draws.
     """
 
     segment_ids: tuple[str, ...]
@@ -43,6 +44,7 @@ class LatentSegments:
     captions: tuple[str, ...]
     seconds_start: tuple[float, ...]
     seconds_total: tuple[float, ...]
+    draw_keys: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -62,6 +64,15 @@ class LatentSegments:
     def __len__(self) -> int:
         return len(self.segment_ids)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What random draws for each segment are keyed by."""
+        return self.draw_keys or self.segment_ids
+
+    def keyed_by_id(self) -> "LatentSegments":
+        """The same segments with draws that are keyed by their ids."""
+        return replace(self, draw_keys=())
+
     def frame_mask(self) -> Tensor:
         """Bool [n, T], true where a frame is valid."""
         frames = torch.arange(self.latents.shape[2], device=self.valid_frames.device)
@@ -76,6 +87,7 @@ class LatentSegments:
             captions=tuple(self.captions[i] for i in indices),
             seconds_start=tuple(self.seconds_start[i] for i in indices),
             seconds_total=tuple(self.seconds_total[i] for i in indices),
+            draw_keys=tuple(self.draw_keys[i] for i in indices) if self.draw_keys else (),
         )
 
     def to(self, device: torch.device) -> "LatentSegments":
@@ -91,6 +103,8 @@ class LatentSegments:
             "seconds_start": self.seconds_start,
             "seconds_total": self.seconds_total,
         }
+        if self.draw_keys:
+            header["draw_keys"] = self.draw_keys
         save_file(
             {"latents": self.latents.contiguous(), "valid_frames": self.valid_frames.contiguous()},
             path,
@@ -110,11 +124,13 @@ class LatentSegments:
             captions=tuple(header["captions"]),
             seconds_start=tuple(header["seconds_start"]),
             seconds_total=tuple(header["seconds_total"]),
+            draw_keys=tuple(header.get("draw_keys", ())),
         )
 
 
 def concatenate(shards: Sequence[LatentSegments]) -> LatentSegments:
     """All segments of the shards in one, in order."""
+    keyed = any(s.draw_keys for s in shards)
     return LatentSegments(
         segment_ids=tuple(name for s in shards for name in s.segment_ids),
         latents=torch.cat([s.latents for s in shards]),
@@ -122,4 +138,5 @@ def concatenate(shards: Sequence[LatentSegments]) -> LatentSegments:
         captions=tuple(c for s in shards for c in s.captions),
         seconds_start=tuple(x for s in shards for x in s.seconds_start),
         seconds_total=tuple(x for s in shards for x in s.seconds_total),
+        draw_keys=tuple(key for s in shards for key in s.keys) if keyed else (),
     )

@@ -1,8 +1,8 @@
 """The noise plan: the fixed draws under which losses are compared.
 
 What belongs here: everything random in a loss. A draw is keyed by what it is for (seed, draw
-index, segment), never by its place in a batch, so that batch size, shard size, device count and
-order cannot change which noise a segment meets.
+index, key of the segment: `LatentSegments.keys`), never by its place in a batch, so that batch
+size, shard size, device count and order cannot change which noise a segment meets.
 """
 
 import hashlib
@@ -57,21 +57,18 @@ class NoisePlan:
         times = starts + width * torch.stack(offsets)
         return times.clamp(1e-4, 1 - 1e-4).to(torch.float32)
 
-    def noise(self, segment_ids: Sequence[str], latent_shape: tuple[int, int]) -> Tensor:
-        """Standard normal noise, float32 [segments, draws, channels, frames] for `latent_shape` =
-        (channels, frames)."""
+    def noise(self, keys: Sequence[str], latent_shape: tuple[int, int]) -> Tensor:
+        """Standard normal noise, float32 [segments, draws, channels, frames] for segments by their
+        draw keys and `latent_shape` = (channels, frames)."""
         if self.mode == "shared":
             drawn = torch.stack([self._draw(k, "", latent_shape) for k in self.indices])
-            return drawn.expand(len(segment_ids), *drawn.shape)
+            return drawn.expand(len(keys), *drawn.shape)
         return torch.stack(
-            [
-                torch.stack([self._draw(k, name, latent_shape) for k in self.indices])
-                for name in segment_ids
-            ]
+            [torch.stack([self._draw(k, key, latent_shape) for k in self.indices]) for key in keys]
         )
 
-    def _draw(self, k: int, segment_id: str, latent_shape: tuple[int, int]) -> Tensor:
-        return torch.randn(latent_shape, generator=self._generator("noise", str(k), segment_id))
+    def _draw(self, k: int, key: str, latent_shape: tuple[int, int]) -> Tensor:
+        return torch.randn(latent_shape, generator=self._generator("noise", str(k), key))
 
     def _generator(self, *key: str) -> torch.Generator:
         return keyed_generator(self.seed, *key)

@@ -16,7 +16,7 @@ from tda_dagster.store import Ref, canonical_json
 from tda_dagster.store.collection import SHARD
 from tda_dagster.store.snapshots import StoreView
 from warehouse.build import BuildReport, build
-from warehouse.tables import BY_NAME, WarehouseError, validate
+from warehouse.tables import BY_NAME, WarehouseError, validate, with_windows
 
 WAREHOUSE = "warehouse/duckdb"
 SCORE_TABLES = (
@@ -47,11 +47,14 @@ def content_tables(
     """The content of the warehouse in a state called `name`: those of the `wanted` tables that it
     has."""
     artifact = view.artifact(warehouse_ref(view, name).digest)
-    return {
+    tables = {
         table: pl.read_parquet(artifact.path(f"{table}.parquet"))
         for table in BY_NAME
         if table in wanted and artifact.has(f"{table}.parquet")
     }
+    if "dim_query" in tables:
+        tables["dim_query"] = with_windows(tables["dim_query"])
+    return tables
 
 
 def lineage_tables(view: StoreView) -> dict[str, pl.DataFrame]:

@@ -26,7 +26,9 @@ class Influence:
 
     `rank` counts from 1; `start_s` is where the segment begins in the track (seconds); `score` is
     larger for more influence and `score_se` its standard error (None when there was one draw);
-    `share` (0 to 1) is the track's part of the query's whole attribution. Unknown texts are "".
+    `share` (0 to 1) is the track's part of the query's whole attribution. `window_start_s` is where
+    the window of the piece begins in which the track stands out furthest (seconds), None for a
+    piece of one window. Unknown texts are "".
     """
 
     rank: int
@@ -45,6 +47,22 @@ class Influence:
     share: float
     sound: Sound
     audio_sha256: str
+    window_start_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of a piece that is longer than the model's: where it is (seconds), what stands out
+    in it (None: nothing), and the part of it (0 to 1) that is attributed to nobody. A `silent`
+    window is not attributed."""
+
+    start_s: float
+    seconds: float
+    silent: bool
+    top_title: str | None
+    top_share: float | None
+    top_rightsholder: str | None
+    unattributed: float
 
 
 @dataclass(frozen=True)
@@ -57,11 +75,14 @@ class Share:
 
 @dataclass(frozen=True)
 class QueryReport:
-    """What one method answered about one query.
+    """What one method answered about one piece.
 
     `kind` is generated, audio or segment; `seconds` the length of the piece; `scores` holds the
-    score of every training segment [segments]; `rightsholders` are all shares of the query, the
-    `UNATTRIBUTED` one among them; `figures` are measurements by name.
+    score of every training segment [segments]; `rightsholders` are all shares of the piece, the
+    `UNATTRIBUTED` one among them; `figures` are measurements by name. A piece that is longer than
+    the model's window has several `windows`: shares are then those of its windows weighted by their
+    seconds, figures are means over them (the highest prominence, the lowest reliability), and there
+    are no scores of the whole. `sound` may be only the beginning of it.
     """
 
     query_id: str
@@ -74,6 +95,7 @@ class QueryReport:
     rightsholders: tuple[Share, ...]
     scores: np.ndarray
     figures: Mapping[str, float]
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True)

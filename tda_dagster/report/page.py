@@ -26,6 +26,7 @@ from tda_dagster.report.contents import (
     QueryReport,
     Share,
     Sound,
+    Window,
 )
 from tda_dagster.report.listening import SoundError, mp3
 
@@ -37,6 +38,7 @@ __all__ = [
     "QueryReport",
     "Share",
     "Sound",
+    "Window",
     "render_index",
     "render_page",
 ]
@@ -155,6 +157,13 @@ class _Entry:
     def query(self) -> QueryReport:
         """The piece itself is the same for every method."""
         return self.answers[0].query
+
+    @property
+    def heard_s(self) -> float | None:
+        """How much of the piece its sound has (seconds); None for all of it."""
+        sound = self.query.sound
+        heard = len(sound.samples) / sound.sampling_rate
+        return heard if heard < self.query.seconds - 1 else None
 
 
 def _entries(report: CohortReport) -> list[_Entry]:

@@ -309,6 +309,22 @@ def test_no_damping_needs_a_fisher_without_zeros(
     assert bool(damped.delta[name].isfinite().all())
 
 
+def test_a_model_or_query_that_is_not_finite_is_said_to_be(
+    model: MusicModel, query: LatentSegments, fisher: FisherSum
+) -> None:
+    options = {"learning_rate": RATE, "draws": 1, "seed": SEED, "damping": 0.1}
+    name = model.layer_group("feed_forward")[0]
+    broken = {name: torch.full_like(model.weights([name])[name], torch.nan)}
+    with (
+        model.shifted(broken),
+        pytest.raises(UnlearningError, match="loss is nan under the base model: its weights"),
+    ):
+        unlearn(model, query, fisher, **options)
+    harmed = replace(query, latents=query.latents * torch.inf)
+    with pytest.raises(UnlearningError, match="its weights, or the query, hold numbers"):
+        unlearn(model, harmed, fisher, **options)
+
+
 @pytest.mark.parametrize("rate", [1e-80, 1e80])
 def test_a_step_of_nothing_or_without_end_is_an_error(
     model: MusicModel, query: LatentSegments, fisher: FisherSum, rate: float

@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RATE = 4000
 """Of the tones of `own_study`, Hz."""
-QUERIES = """queries:
+QUERIES = """fidelity: 2
+queries:
 - {prompt: "A calm chorale in G major for string quartet, by J. S. Bach", seed: 1}
 - {prompt: "A lively jig for solo flute", seed: 2, seconds: 2.0}
 """

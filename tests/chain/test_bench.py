@@ -10,6 +10,7 @@ import yaml
 from chain.conftest import QUERIES, Study, new_study
 
 from tda_dagster.attribution.scoring import robust_z
+from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.evaluation.ground_truth import GroundTruth, removed_digest
 from tda_dagster.store import canonical_json, digest_of
 from tda_dagster.workspace import Workspace
@@ -35,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     }
     params["experiments"] = {"bench": {"cohorts": ["reference", "planted"], "methods": METHODS}}
     (made.root / "params.yaml").write_text(yaml.safe_dump(params))
-    (made.root / "cohorts" / "reference.yaml").write_text(QUERIES)
+    (made.root / "cohorts" / "reference.yaml").write_text(f"draws_by: id\n{QUERIES}")
     (made.root / "cohorts" / "planted.yaml").write_text("targets: {count: 3, among: planted}\n")
     made.run("tda", "bench", "attribution", "--removal", "--study", str(made.root))
     return made
@@ -46,6 +47,16 @@ def live(study: Study, asset: str, partition: str, file: str) -> pl.DataFrame:
     head = store.head(asset, partition)
     assert head is not None
     return pl.read_parquet(store.artifact(head.digest).path(file))
+
+
+def test_a_cohort_may_key_draws_by_id(study: Study) -> None:
+    store = Workspace(study.root).store
+    for cohort, is_keyed in (("reference", False), ("planted", True)):
+        head = store.head("cohort/queries", cohort)
+        assert head is not None
+        queries = store.artifact(head.digest)
+        latents = LatentSegments.load(queries.path(f"latents/{cohort}-000.safetensors"))
+        assert bool(latents.draw_keys) == is_keyed
 
 
 def partitions(study: Study, asset: str) -> list[str]:

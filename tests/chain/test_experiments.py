@@ -52,8 +52,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     params["dataset"]["reference"]["tracks"] = 30
     params["method_settings"]["mucs"] |= {"max_steps": 3, "batch_size": 2}
     (made.root / "params.yaml").write_text(yaml.safe_dump(params))
-    (made.root / "cohorts" / "targets.yaml").write_text("targets: {count: 3}\n")
-    (made.root / "cohorts" / "versions.yaml").write_text("targets: {count: 2, among: versions}\n")
+    (made.root / "cohorts" / "targets.yaml").write_text("targets: {count: 3}\nfidelity: 3\n")
+    (made.root / "cohorts" / "versions.yaml").write_text(
+        "targets: {count: 2, among: versions}\nfidelity: 2\n"
+    )
     made.run("tda", "experiment", "self_influence")
     made.run("tda", "experiment", "comparison")
     return made

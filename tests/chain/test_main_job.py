@@ -170,7 +170,7 @@ def test_new_queries_reuse_everything_but_themselves(copy: Study) -> None:
     assert all("cached" in lines[name] for name in lines if name.startswith(("base/", "dataset/")))
     kinds = query(
         copy.root / "warehouse" / "attribution.duckdb",
-        "select kind from dim_query where cohort = 'mine' order by query_index",
+        "select kind from v_piece_summary where cohort = 'mine' order by query_index",
     )
     assert kinds["kind"].to_list() == ["generated", "segment", "audio"]
     assert copy.digests()["base"] == base

@@ -58,3 +58,16 @@ def test_conditioning_is_cut_as_one() -> None:
     part = whole[torch.tensor([2, 0, 2])]
     assert torch.equal(part.cross, whole.cross[[2, 0, 2]])
     assert torch.equal(part.global_, whole.global_[[2, 0, 2]])
+
+
+def test_draw_keys_stay_with_their_segments(segments: LatentSegments, tmp_path: Path) -> None:
+    assert segments.keys == segments.segment_ids
+    keyed = dataclasses.replace(segments, draw_keys=tuple(f"k{n}" for n in range(len(segments))))
+    keyed.save(tmp_path / "shard.safetensors")
+    assert_same(LatentSegments.load(tmp_path / "shard.safetensors"), keyed)
+    assert keyed.take([2, 0]).keys == ("k2", "k0")
+    assert keyed.to(torch.device("cpu")).keys == keyed.keys
+    joined = concatenate([keyed.take([1]), segments.take([3])])
+    assert joined.keys == ("k1", segments.segment_ids[3])
+    assert concatenate([segments.take([1]), segments.take([3])]).draw_keys == ()
+    assert_same(keyed.keyed_by_id(), segments)

@@ -259,6 +259,10 @@ class _Maker:
                     "frames": 10,
                     "valid_frames": 9,
                     "audio_sha256": digest_of(audio),
+                    "piece_id": query_id,
+                    "window_index": 0,
+                    "start_s": 0.0,
+                    "silent": False,
                 }
             )
         _write(out / "queries.parquet", rows, "dim_query")

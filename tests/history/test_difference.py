@@ -261,6 +261,27 @@ def test_the_warehouse_of_a_snapshot_is_what_it_was(study: Any, tmp_path: Path) 
     assert query(now, "SELECT * FROM dim_artifact WHERE asset LIKE '%/shard'").is_empty()
 
 
+def test_queries_of_before_pieces_had_windows_are_whole_pieces(study: Any, tmp_path: Path) -> None:
+    made = study.make()
+    old = study.store.artifact(made["warehouse/duckdb"].digest)
+
+    def without_windows(out: Path) -> None:
+        old.export(out)
+        file = out / "dim_query.parquet"
+        columns = ["piece_id", "window_index", "start_s", "silent"]
+        pl.read_parquet(file).drop(columns).write_parquet(file)
+
+    recipe = made["warehouse/duckdb"].recipe
+    study.store.materialize(
+        type(recipe)("warehouse/duckdb", code_version="0", inputs=recipe.inputs), without_windows
+    )
+    assert build_database(study.store, "live", tmp_path / "x.duckdb").left_out == {}
+    pieces = query(tmp_path / "x.duckdb", "SELECT piece_id, windows FROM v_piece_summary")
+    queries = query(tmp_path / "x.duckdb", "SELECT query_id FROM dim_query")
+    assert set(pieces["piece_id"]) == set(queries["query_id"])
+    assert set(pieces["windows"]) == {1}
+
+
 def test_tables_of_another_time_that_no_longer_fit_are_left_out_and_named(
     study: Any, tmp_path: Path
 ) -> None:

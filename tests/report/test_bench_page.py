@@ -121,7 +121,8 @@ def database(
          "kind": "segment" if c == "p" else "generated", "prompt": f"{HOSTILE} {i}",
          "negative_prompt": "", "seed": None, "guidance_scale": None, "inference_steps": None,
          "segment_id": "t00:0" if c == "p" else None, "source": None,
-         "seconds": 5.0, "frames": 9, "valid_frames": 9, "audio_sha256": "0" * 64}
+         "seconds": 5.0, "frames": 9, "valid_frames": 9, "audio_sha256": "0" * 64,
+         "piece_id": f"{c}-{i:03d}", "window_index": 0, "start_s": 0.0, "silent": False}
         for c, count in (("c", QUERIES), ("p", int(full))) for i in range(count)
     ]  # fmt: skip
     figures = [

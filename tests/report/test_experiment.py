@@ -87,7 +87,8 @@ def database(
         {"query_id": f"c-{i:03d}", "cohort": "c", "query_index": i, "kind": kind, "prompt": HOSTILE,
          "negative_prompt": "", "seed": None, "guidance_scale": None, "inference_steps": None,
          "segment_id": f"t{i:02d}:0" if kind == "segment" else None, "source": None,
-         "seconds": 5.0, "frames": 9, "valid_frames": 9, "audio_sha256": "0" * 64}
+         "seconds": 5.0, "frames": 9, "valid_frames": 9, "audio_sha256": "0" * 64,
+         "piece_id": f"c-{i:03d}", "window_index": 0, "start_s": 0.0, "silent": False}
         for i in range(4)
     ]  # fmt: skip
     unlearns = {m: c for m, c in methods.items() if "unlearning" in c}

@@ -23,6 +23,7 @@ from tda_dagster.report.page import (
     QueryReport,
     Share,
     Sound,
+    Window,
     render_index,
     render_page,
 )
@@ -105,6 +106,23 @@ def report(text: str = "plain") -> CohortReport:
     )
 
 
+def long_query(text: str) -> QueryReport:
+    """A piece of three windows, a silent one among them, of which only the beginning is heard."""
+    windows = (
+        Window(0.0, 30.0, True, None, None, None, 1.0),
+        Window(30.0, 30.0, False, f"Air 1 {text}", 0.25, f"Label 1 {text}", 0.5),
+        Window(60.0, 12.0, False, None, None, None, 1.0),
+    )
+    found = dataclasses.replace(influence(1, text, 4.27e-3, 2.0e-4, 0.1), window_start_s=30.0)
+    return dataclasses.replace(
+        query(3, text),
+        seconds=72.0,
+        scores=np.array([]),
+        influences=(found,),
+        windows=windows,
+    )
+
+
 @dataclasses.dataclass
 class Element:
     tag: str
@@ -138,6 +156,22 @@ class Reader(HTMLParser):
 
     def all(self, tag: str) -> Iterator[dict[str, str]]:
         return (e.attributes for e in self.elements if e.tag == tag)
+
+
+def test_a_piece_of_several_windows_lists_them() -> None:
+    text = " ".join(HOSTILE)
+    whole = report(text)
+    method = dataclasses.replace(whole.methods[0], queries=(query(1, text), long_query(text)))
+    page = Reader(render_page(dataclasses.replace(whole, methods=(method,))))
+    words = " ".join(page.text.split())
+    assert words.count("each attributed by itself") == 1
+    assert "72.0\u00a0s in 3 windows" in page.text
+    assert words.count("silent, not attributed") == 1
+    assert re.search(r"0:30\s*1:00\s*Air 1", words)
+    assert re.search(r"most in the window at\s*0:30", words)
+    assert "Only the first 0:01 can be heard" in words
+    assert "<script>alert(1)</script>" in words  # as text
+    assert not list(page.all("script"))
 
 
 @pytest.fixture(scope="module")

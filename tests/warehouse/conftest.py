@@ -71,6 +71,10 @@ def tables() -> dict[str, pl.DataFrame]:
                 "frames": 10,
                 "valid_frames": 9,
                 "audio_sha256": "0" * 64,
+                "piece_id": q,
+                "window_index": 0,
+                "start_s": 0.0,
+                "silent": False,
             }
             for i, q in enumerate(queries)
         ],

@@ -1,5 +1,5 @@
--- One row per query and method: what stands out. The top track and rightsholder are null where
--- nothing is attributed.
+-- One row per query and method: what stands out. A long piece is a query per window; all of it is a
+-- row of v_piece_summary. The top track and rightsholder are null where nothing is attributed.
 -- effective_tracks is (sum of track shares)^2 / sum of squared track shares: how many tracks the
 -- attribution is spread over. gini is the Gini coefficient of the track shares: 0 when all training
 -- tracks share alike, near 1 when one holds everything. prominence and reliability are those of
@@ -53,7 +53,10 @@ SELECT
     CASE WHEN t.attributed > 0 THEN t.attributed ^ 2 / t.squares END AS effective_tracks,
     CASE WHEN t.attributed > 0 THEN t.spread / (t.total * t.attributed) END AS gini,
     h.top_rightsholder,
-    h.top_rightsholder_share
+    h.top_rightsholder_share,
+    q.piece_id,
+    q.window_index,
+    q.start_s
 FROM tracks t
 JOIN holders h USING (query_id, method_id)
 JOIN v_query_reliability r USING (query_id, method_id)

@@ -100,7 +100,7 @@ class Mucs(UnlearningSpec):
         optimiser: torch.optim.Optimizer,
         number: int,
     ) -> None:
-        generator = keyed_generator(self.seed, "retain", query.segment_ids[0], str(number))
+        generator = keyed_generator(self.seed, "retain", query.keys[0], str(number))
         chosen = torch.randperm(len(material.train), generator=generator)[: self.batch_size]
         retain = material.train.take(chosen.tolist())
         fresh = int(torch.randint(2**31, (), generator=generator))
@@ -147,7 +147,7 @@ def _retain_loss(
         _denoiser(model, weights),
         retain.latents.to(model.device),
         model.condition(retain.captions, retain.seconds_start, retain.seconds_total),
-        plan.noise(retain.segment_ids, model.latent_shape)[each, each].to(model.device),
+        plan.noise(retain.keys, model.latent_shape)[each, each].to(model.device),
         plan.timesteps().to(model.device),
         retain.frame_mask().to(model.device),
     ).mean()

@@ -10,7 +10,7 @@ from tda_dagster.diffusion.noise import keyed_generator
 
 
 class Random(ScoringSpec):
-    """Standard normal scores, keyed by query and segment."""
+    """Standard normal scores, keyed by the query's content and the segment."""
 
     method: Literal["random"] = "random"
     family: ClassVar[Family] = "control"
@@ -23,9 +23,9 @@ class Random(ScoringSpec):
             [
                 [
                     float(torch.randn((), generator=keyed_generator(self.seed, query, segment)))
-                    for segment in segments.segment_ids
+                    for segment in segments.keys
                 ]
-                for query in queries.segment_ids
+                for query in queries.keys
             ],
             dtype=torch.float64,
         )

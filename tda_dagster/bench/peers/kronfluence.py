@@ -109,7 +109,7 @@ class _SampledRows(Dataset[tuple[Tensor, ...]]):
 
     def __init__(self, spec: PeerSpec, model: MusicModel, pieces: LatentSegments) -> None:
         self._rows = DrawRows(model, pieces, spec.gradients, draws_per_row=1)
-        self._names, self._draws = pieces.segment_ids, spec.gradients.draws
+        self._names, self._draws = pieces.keys, spec.gradients.draws
         self._latent_shape = model.latent_shape
         self._seed = spec.gradients.seed
 

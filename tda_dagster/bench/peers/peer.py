@@ -96,7 +96,7 @@ class DrawRows(Dataset[tuple[Tensor, ...]]):
         plan = replace(self._plan, kept=tuple(range(first, first + self._draws_per_row)))
         return (
             self._pieces.latents[piece],
-            plan.noise([self._pieces.segment_ids[piece]], self._latent_shape)[0],
+            plan.noise([self._pieces.keys[piece]], self._latent_shape)[0],
             plan.timesteps(),
             self._cross[piece],
             self._global[piece],

@@ -7,7 +7,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
+from tda_dagster.diffusion.audio_format import AudioFormat
 from tda_dagster.diffusion.autoencoder.spectral import SpectralAutoencoder
 from tda_dagster.diffusion.model import ModelError
 from tda_dagster.diffusion.modules import empty_module, open_module, require_fit
@@ -36,33 +36,6 @@ AUTOENCODERS = {kind.__name__: kind for kind in (AutoencoderOobleck, SpectralAut
 """The classes of autoencoders that are opened, by name."""
 
 WEIGHTS = "weights"
-
-
-@dataclass(frozen=True)
-class AudioFormat:
-    """The audio a model works on: rate (Hz), channels, samples per latent frame, latent frames
-    per segment."""
-
-    sampling_rate: int
-    audio_channels: int
-    hop_length: int
-    frames: int
-
-    @property
-    def samples(self) -> int:
-        """Audio samples of one segment."""
-        return self.frames * self.hop_length
-
-    @property
-    def seconds(self) -> float:
-        return self.samples / self.sampling_rate
-
-    def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> "AudioFormat":
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def open_autoencoder(folder: Path) -> Any:
