@@ -18,7 +18,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # what a user typed is quoted in usage errors
     help="Which training tracks, and whose, shaped this generated piece of music.",
 )
-query_app = typer.Typer(no_args_is_help=True, help="The pieces to attribute.")
+query_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The pieces to attribute."
+)
 app.add_typer(query_app, name="query")
 console = Terminal(soft_wrap=True)
 

@@ -81,7 +81,7 @@ class Terminal(Console):
             **rest,
         )
 
-    def render_str(self, text: str, **options: Any) -> Text: 
+    def render_str(self, text: str, **options: Any) -> Text:
         """The string as text, escaped before its width is measured, and without its markup."""
         return super().render_str(plain(text), **(options | {"markup": False, "emoji": False}))
 

@@ -15,7 +15,7 @@ HOST = "127.0.0.1:3000"
 OWN = {"host": HOST, "origin": f"http://{HOST}", "sec-fetch-site": "same-origin"}
 JSON = {"content-type": "application/json"}
 READ = "query { version }"
-WRITE = 'mutation { wipeAssets(assetPartitionRanges: []) { __typename } }'
+WRITE = "mutation { wipeAssets(assetPartitionRanges: []) { __typename } }"
 TOKEN = "a token of enough characters"
 
 
@@ -132,7 +132,9 @@ def test_two_or_no_host_headers_are_refused() -> None:
     assert not ask(headers=[]).reached
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost:3000", "LOCALHOST:3000", "[::1]:3000"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:3000", "localhost:3000", "LOCALHOST:3000", "[::1]:3000"]
+)
 def test_the_names_of_this_machine_and_those_that_are_allowed_are_served(host: str) -> None:
     assert ask(headers={"host": host}).status == 200
     access = Access(3000, ["tda.example", "lan.example:8080"])
