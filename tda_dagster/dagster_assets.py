@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 
+from tda_dagster.masking import cut_secrets
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
 from tda_dagster.progress import Progress
@@ -80,7 +81,11 @@ def _dagster_asset(
     )
     # Dagster reads this annotation, and only understands it without a type argument.
     def compute(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        return _materialize(declared, context)
+        try:
+            return _materialize(declared, context)
+        except Exception as error:  # Dagster keeps and shows an error with all its causes
+            cut_secrets(error)
+            raise
 
     return compute
 

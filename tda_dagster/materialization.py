@@ -19,6 +19,7 @@ import torch
 
 from tda_dagster.attribution.methods import MethodSpec
 from tda_dagster.errors import TdaError
+from tda_dagster.masking import masked_values
 from tda_dagster.partitions import Partition
 from tda_dagster.settings import Settings
 from tda_dagster.store import Artifact, ArtifactStore, Recipe, Ref
@@ -233,7 +234,7 @@ class StudyAsset:
             self.name,
             partition=self.store_partition(partition),
             code_version=self.version,
-            config=self.config(settings, partition, workspace),
+            config=masked_values(self.config(settings, partition, workspace)),
             inputs=inputs,
         )
 

@@ -13,6 +13,7 @@ from tda_dagster.history.ancestors import File, Node
 from tda_dagster.history.difference import Difference, OneSided, ScoreChange, TrackPlace
 from tda_dagster.history.score_lineage import Influence, ScoreLineage
 from tda_dagster.history.settings_text import short
+from tda_dagster.masking import masked
 from tda_dagster.store import Problem, Ref
 from tda_dagster.store.collection import NOBODY, Plan
 from tda_dagster.store.snapshots import Snapshot
@@ -130,7 +131,7 @@ def _audio_line(influence: Influence) -> Text:
         f"{influence.rank}"
     )
     return styled(
-        (one_line(influence.audio), "green"),
+        (one_line(masked(influence.audio)), "green"),
         f" sha256 {influence.audio_sha256} ",
         *kept,
         (holds, "dim"),
