@@ -1,19 +1,25 @@
 """What people see of an artifact in the Dagster UI: tables, curves, histograms, spectrograms."""
 
 import base64
+import re
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from tda_dagster.masking import masked
 from tda_dagster.report import figures
+from tda_dagster.terminal import one_line
+
+_LONGEST = 80
+_ACTIVE = re.compile(r"[\\`*_\[\]<>~$&#!@{}^=+]|:/|www\.|javascript:|data:", re.IGNORECASE)
 
 
 def table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """A small frame as a Markdown table."""
     if frame.is_empty():
         return dg.MetadataValue.md("(none)")
-    head = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * frame.width
+    head = "| " + " | ".join(map(_cell, frame.columns)) + " |\n|" + "---|" * frame.width
     lines = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.iter_rows()]
     return dg.MetadataValue.md("\n".join([head, *lines]))
 
@@ -28,9 +34,17 @@ def histogram(values: pl.Series, label: str) -> dg.MarkdownMetadataValue:
 
 
 def _cell(value: Any) -> str:
+    """A value as one cell of a Markdown table, in which nothing is Markdown.
+
+    Text with a character that Markdown or HTML would obey, or that looks like an address, becomes
+    code: in code nothing is a link, an emphasis or a tag.
+    """
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = "" if value is None else str(value)
-    for character in "|<>\n`":
-        text = text.replace(character, " ")
-    return text if len(text) <= 80 else text[:79] + "…"
+    text = one_line("" if value is None else masked(str(value))).strip()
+    text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    text = text.replace("|", "¦")  # parsers differ on a pipe in code in a table
+    if not _ACTIVE.search(text):
+        return text
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}"

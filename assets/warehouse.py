@@ -19,6 +19,7 @@ from tda_dagster.attribution.sweep import LOSS_SCHEMA
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.history.content import lineage_tables
+from tda_dagster.masking import masked
 from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
 from tda_dagster.partitions import Partition, experiment_partitions, stored_spec
 from tda_dagster.settings import ShareSettings
@@ -92,7 +93,7 @@ def duckdb(job: Job, out: Path) -> None:
     segments = pl.read_parquet(index.path("segments.parquet"))
     partitions = _current_partitions(job)
     tables = {
-        "dim_track": pl.read_parquet(index.path("tracks.parquet")),
+        "dim_track": _shown_tracks(index),
         "dim_segment": segments,
         "dim_query": _queries(job, {p.partition("|")[0] for p in partitions}),
         "dim_method": _methods(job, {p.partition("|")[2] for p in partitions}),
@@ -114,6 +115,12 @@ def duckdb(job: Job, out: Path) -> None:
     rows = {name: frame.height for name, frame in tables.items()}
     content = {"content_digest": content_digest(tables), "rows": rows}
     (out / "content.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _shown_tracks(index: Artifact) -> pl.DataFrame:
+    """The tracks of the index; what is secret in a URL of an audio file stays there."""
+    tracks = pl.read_parquet(index.path("tracks.parquet"))
+    return tracks.with_columns(pl.col("audio").map_elements(masked, return_dtype=pl.String))
 
 
 def _current_partitions(job: Job) -> set[str]:

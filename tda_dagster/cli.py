@@ -1,28 +1,41 @@
 """`tda`, the command line. Heavy imports wait until a command needs them."""
 
+import io
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from tda_dagster import cli_bench, cli_history, cli_model, cli_queries, cli_tracks
+from tda_dagster import (
+    cli_bench,
+    cli_history,
+    cli_model,
+    cli_queries,
+    cli_sql,
+    cli_tracks,
+    cli_ui,
+)
+from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
 from tda_dagster.faults import in_words
 from tda_dagster.interruption import interruptible
-
-if TYPE_CHECKING:
-    from tda_dagster.workspace import Workspace
+from tda_dagster.masking import masked
+from tda_dagster.terminal import Terminal
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # what a user typed is quoted in usage errors
     help="Which training tracks, and whose, shaped this generated piece of music.",
 )
-console = Console(soft_wrap=True)
+console = Terminal(soft_wrap=True)
+
+# Typer brings its own copy of click, or uses click itself, depending on the version.
+_CommandLineError: Any = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 CohortOption = Annotated[str, typer.Option("--cohort", "-c", help="Name of the cohort.")]
 
@@ -37,7 +50,7 @@ def run(
     from tda_dagster.partitions import main_partitions
     from tda_dagster.summary import print_summary
 
-    workspace = _workspace()
+    workspace = open_workspace()
     partitions = main_partitions(workspace, cohort)
     materialize(workspace, partitions, names=None, console=console)
     write_digests(workspace, cohort, None)
@@ -58,7 +71,7 @@ def materialize_command(
     from tda_dagster.execution import materialize, write_digests
     from tda_dagster.partitions import main_partitions
 
-    workspace = _workspace()
+    workspace = open_workspace()
     partitions = main_partitions(workspace, cohort)
     materialize(workspace, partitions, names=names, console=console)
     write_digests(workspace, cohort, names)
@@ -76,15 +89,15 @@ def experiment(
     """Run an experiment of params.yaml, or list them: cohorts crossed with method specs."""
     from tda_dagster import experiments, partitions, summary
 
-    workspace = _workspace()
+    workspace = open_workspace()
     if name is None:
         for known in workspace.settings.experiments:
             wanted = partitions.experiment_partitions(workspace, known)
-            console.print(f"[bold]{known:<18}[/bold] {len(wanted)} partitions", highlight=False)
+            console.say((f"{known:<18}", "bold"), f" {len(wanted)} partitions")
         return
     if preflight:
         wanted = partitions.experiment_partitions(workspace, name)
-        console.print(str(experiments.preflight(workspace, wanted)), highlight=False)
+        console.print(str(experiments.preflight(workspace, wanted)))
         return
     experiments.run_experiment(workspace, name, console)
     summary.print_experiment(workspace, name, console)
@@ -97,12 +110,12 @@ def partitions() -> None:
     from tda_dagster.execution import instance
     from tda_dagster.partitions import declared_partitions, register
 
-    workspace = _workspace()
+    workspace = open_workspace()
     with instance(workspace) as dagster:
         known = declared_partitions(workspace)
         register(dagster, workspace, known)
         for partition in known:
-            console.print(str(partition.key), highlight=False)
+            console.print(str(partition.key))
 
 
 @app.command()
@@ -112,11 +125,11 @@ def reconcile() -> None:
     from tda_dagster.execution import instance
     from tda_dagster.reconcile import reconcile
 
-    workspace = _workspace()
+    workspace = open_workspace()
     with instance(workspace) as dagster:
         reported = reconcile(workspace, dagster)
     for live in reported:
-        console.print(f"reported {live}", highlight=False, markup=False)
+        console.print(f"reported {live}")
     if not reported:
         console.print("Dagster knows of everything that is live")
 
@@ -128,59 +141,7 @@ def summary(
     """The answer of an attributed cohort, from the warehouse."""
     from tda_dagster.summary import print_summary
 
-    print_summary(_workspace(), cohort, console)
-
-
-@app.command()
-def sql(
-    query: Annotated[
-        str | None, typer.Argument(help="A query, or the name of an example (see --examples).")
-    ] = None,
-    examples: Annotated[bool, typer.Option("--examples", help="List the example queries.")] = False,
-) -> None:
-    """Query the attribution warehouse with SQL."""
-    import polars as pl
-
-    from warehouse import build
-
-    if examples or query is None:
-        for name in build.list_examples():
-            title = build.example_sql(name).splitlines()[0].removeprefix("-- ")
-            console.print(f"[bold]{name:<22}[/bold] {title}", highlight=False)
-        return
-    text = build.example_sql(query) if query in build.list_examples() else query
-    answer = build.query(_workspace().database, text)
-    if answer.shape == (1, 1):  # a long text, such as the data dictionary, is not for a table
-        print(answer.item())
-        return
-    with pl.Config(
-        tbl_rows=200,
-        tbl_cols=50,
-        fmt_str_lengths=60,
-        tbl_width_chars=200,
-        tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True,
-        tbl_formatting="UTF8_BORDERS_ONLY",
-    ):
-        print(answer)
-
-
-@app.command()
-def ui(port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000) -> None:
-    """Start the Dagster UI on this workspace (`dagster dev` with its home set)."""
-    from tda_dagster.execution import instance, prepare_home
-    from tda_dagster.reconcile import reconcile
-
-    workspace = _workspace()
-    os.environ["DAGSTER_HOME"] = str(prepare_home(workspace))
-    try:
-        with instance(workspace) as known:
-            reconcile(workspace, known)
-    except TdaError as error:  # the graph can be looked at without the store
-        console.print(f"[yellow]the store was not compared with Dagster:[/yellow] {error}")
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    module = ["-m", "tda_dagster.definitions"]
-    os.execv(dagster, [dagster, "dev", *module, "-h", "127.0.0.1", "-p", str(port)])
+    print_summary(open_workspace(), cohort, console)
 
 
 @app.command()
@@ -188,13 +149,13 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where to write pipeline/ and music/.")],
 ) -> None:
     """Write the base model and the reference study's music as plain folders."""
-    workspace = _workspace()
+    workspace = open_workspace()
     for asset, name in (("base/checkpoint", "."), ("dataset/manifest", "music")):
         head = workspace.store.head(asset)
         if head is None:
             raise TdaError(f"{asset} has not been materialised; run `tda run` first")
         workspace.store.artifact(head.digest).export(folder / name)
-        console.print(f"wrote {asset} to {folder / name}", highlight=False)
+        console.print(f"wrote {asset} to {folder / name}")
 
 
 @app.command()
@@ -210,29 +171,33 @@ cli_bench.register(app)
 cli_history.register(app)
 cli_model.register(app)
 cli_queries.register(app)
+cli_sql.register(app)
 cli_tracks.register(app)
-
-
-def _workspace() -> "Workspace":
-    from tda_dagster.workspace import Workspace
-
-    workspace = Workspace.find()
-    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
-    return workspace
+cli_ui.register(app)
 
 
 def main() -> None:
     """Run the command line; errors end in one line, not in a traceback."""
     with interruptible():
-        try:
-            app()
-        except Exception as error:
-            root = Path(os.environ.get("TDA_WORKSPACE") or Path.cwd())
-            message = in_words(error, root, "tda")
-            Console(stderr=True, soft_wrap=True).print(
-                f"[red]error:[/red] {message}", highlight=False
-            )
-            raise SystemExit(1) from None
+        raise SystemExit(_exit_code())
+
+
+def _exit_code() -> int:
+    """Run the command line and print what went wrong; returns the exit code."""
+    try:
+        return app(standalone_mode=False) or 0
+    except _CommandLineError as error:
+        said = io.StringIO()
+        error.show(file=said)
+        Terminal(stderr=True).say(said.getvalue().rstrip())
+        return int(error.exit_code)
+    except typer.Abort:
+        Terminal(stderr=True).say("aborted")
+        return 1
+    except Exception as error:
+        root = Path(os.environ.get("TDA_WORKSPACE") or Path.cwd())
+        Terminal(stderr=True).say(("error:", "red"), f" {masked(in_words(error, root, 'tda'))}")
+        return 1
 
 
 if __name__ == "__main__":

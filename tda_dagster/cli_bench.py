@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+
+from tda_dagster.terminal import Terminal
 
 if TYPE_CHECKING:
     from tda_dagster.workspace import Workspace
 
-bench_app = typer.Typer(no_args_is_help=True, help="Methods held against ground truth.")
+bench_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Methods held against ground truth."
+)
 
 StudyOption = Annotated[
     Path | None,
@@ -56,7 +59,7 @@ def attribution(
     experiments = ["bench", *["peers"] * peers, *["ideas"] * ideas]
     if peers and PYTHON_VARIABLE in os.environ:
         experiments.append("bergson")
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     run_bench(workspace, experiments, removal=removal, console=console)
     print_bench(workspace, console)
 
@@ -70,7 +73,7 @@ def ground_truth(
     from tda_dagster.bench import export_ground_truth
 
     export_ground_truth(_study(study), folder)
-    Console(soft_wrap=True).print(f"wrote {folder}", highlight=False)
+    Terminal(soft_wrap=True).print(f"wrote {folder}")
 
 
 def _study(folder: Path | None, *, stored: bool = True) -> "Workspace":

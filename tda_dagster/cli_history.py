@@ -6,19 +6,18 @@ What belongs here: options and printing. Heavy imports wait until a command need
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
+from tda_dagster.terminal import Terminal, json_text
 
-if TYPE_CHECKING:
-    from tda_dagster.workspace import Workspace
-
-snapshot_app = typer.Typer(no_args_is_help=True, help="States of the study, kept under a name.")
+snapshot_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="States of the study, kept under a name."
+)
 
 AtOption = Annotated[str, typer.Option("--at", help="A snapshot, or live: the present.")]
 
@@ -46,7 +45,7 @@ def lineage(
     from tda_dagster.history.score_lineage import score_lineage
     from tda_dagster.store.snapshots import open_view
 
-    workspace = _workspace()
+    workspace = open_workspace()
     found = score_lineage(
         open_view(workspace.store, at),
         query,
@@ -56,7 +55,7 @@ def lineage(
         track=track,
         top=top,
     )
-    _console().print(lineage_view(found))
+    Terminal().print(lineage_view(found))
 
 
 def verify(
@@ -77,8 +76,8 @@ def verify(
     from tda_dagster.history.render import problem_lines
     from tda_dagster.store.verification import verify_everything, verify_needed
 
-    console = _console()
-    store = _workspace().store
+    console = Terminal()
+    store = open_workspace().store
     seen = 0
 
     with _bar(console, "verifying") as show:
@@ -90,15 +89,14 @@ def verify(
 
         problems = (verify_everything if everything else verify_needed)(store, progress)
     for line in problem_lines(problems):
-        _say(console, line)
+        console.print(line, soft_wrap=True)
     if problems:
         damaged = len({problem.path for problem in problems})
-        _say(console, f"[red]{damaged} damaged[/red] in {escape(store.root)}")
+        console.say((f"{damaged} damaged", "red"), f" in {store.root}")
         raise typer.Exit(1)
     what = "all there is" if everything else "all that live artifacts and snapshots need"
-    _say(
-        console,
-        f"[green]✓[/green] {seen / 1e6:.1f} MB hashed, {what}: everything is what it was made as",
+    console.say(
+        ("✓", "green"), f" {seen / 1e6:.1f} MB hashed, {what}: everything is what it was made as"
     )
 
 
@@ -117,30 +115,28 @@ def gc(
     from tda_dagster.history.render import collection_table
     from tda_dagster.store.collection import collect, plan_collection
 
-    console = _console()
-    store = _workspace().store
+    console = Terminal()
+    store = open_workspace().store
     plan = plan_collection(store, grace=timedelta(hours=grace_hours))
     if plan.young_blobs:
-        _say(
-            console,
-            f"[dim]{plan.young_blobs} blobs that nothing needs are younger than {grace_hours:g} h "
-            "and stay: they may belong to a run that is still at work[/dim]",
+        young = (
+            f"{plan.young_blobs} blobs that nothing needs are younger than {grace_hours:g} h "
+            "and stay: they may belong to a run that is still at work"
         )
+        console.say((young, "dim"))
     kept = f"{plan.kept_refs} refs and {plan.kept_blobs} blobs stay"
     kept += f" ({plan.kept_size_bytes / 1e6:.1f} MB)"
     if not (plan.refs or plan.blobs or plan.claims):
-        _say(console, f"nothing to remove; {kept}")
+        console.say(f"nothing to remove; {kept}")
         return
     console.print(collection_table(plan))
-    _say(console, f"[dim]{kept}[/dim]")
+    console.say((kept, "dim"))
     if not delete:
-        _say(console, "nothing was removed; `tda gc --delete` does it")
+        console.say("nothing was removed; `tda gc --delete` does it")
         return
     with _bar(console, "removing") as show:
         done = collect(store, plan, show)
-    _say(
-        console, f"removed {done.refs} refs and {done.blobs} blobs, {done.size_bytes / 1e6:.1f} MB"
-    )
+    console.say(f"removed {done.refs} refs and {done.blobs} blobs, {done.size_bytes / 1e6:.1f} MB")
 
 
 @snapshot_app.command("add")
@@ -151,9 +147,8 @@ def snapshot_add(
     """Keep the study's present state under a name."""
     from tda_dagster.store.snapshots import add_snapshot
 
-    taken = add_snapshot(_workspace().store, name, note)
-    _say(
-        _console(),
+    taken = add_snapshot(open_workspace().store, name, note)
+    Terminal().say(
         f"snapshot {name}: {len(taken.pins)} artifacts, kept until `tda snapshot remove {name}`",
     )
 
@@ -164,10 +159,10 @@ def snapshot_list() -> None:
     from tda_dagster.history.render import snapshot_table
     from tda_dagster.store.snapshots import list_snapshots
 
-    found = list_snapshots(_workspace().store)
-    console = _console()
+    found = list_snapshots(open_workspace().store)
+    console = Terminal()
     if not found:
-        _say(console, "no snapshots yet; `tda snapshot add NAME` makes one")
+        console.say("no snapshots yet; `tda snapshot add NAME` makes one")
         return
     console.print(snapshot_table(found))
 
@@ -177,9 +172,8 @@ def snapshot_remove(name: Annotated[str, typer.Argument(help="The snapshot.")]) 
     """Forget a snapshot; `tda gc` may then remove what only it needed."""
     from tda_dagster.store.snapshots import remove_snapshot
 
-    removed = remove_snapshot(_workspace().store, name)
-    _say(
-        _console(),
+    removed = remove_snapshot(open_workspace().store, name)
+    Terminal().say(
         f"removed snapshot {name} ({len(removed.pins)} artifacts; what nothing else needs is "
         "still there until `tda gc --delete`)",
     )
@@ -194,21 +188,17 @@ def snapshot_warehouse(
     from tda_dagster.history.content import build_database
     from tda_dagster.store.snapshots import open_snapshot
 
-    workspace = _workspace()
+    workspace = open_workspace()
     if out.resolve() == workspace.database.resolve():
         raise TdaError(f"{out} is the present warehouse; name another file")
     built = build_database(open_snapshot(workspace.store, name), f"snapshot {name}", out)
-    console, rows = _console(), built.report.rows
+    console, rows = Terminal(), built.report.rows
     for table, reason in built.left_out.items():
-        _say(
-            console,
-            f"[yellow]{table} is empty:[/yellow] its rows of that time do not fit the present "
-            f"tables ({escape(reason)})",
+        console.say(
+            (f"{table} is empty:", "yellow"),
+            f" its rows of that time do not fit the present tables ({reason})",
         )
-    _say(
-        console,
-        f"wrote {escape(str(out))}: {rows['fct_score']} scores of {rows['dim_query']} queries",
-    )
+    console.say(f"wrote {out}: {rows['fct_score']} scores of {rows['dim_query']} queries")
 
 
 def diff(
@@ -217,46 +207,28 @@ def diff(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """What differs between two states' scores and shares, and why."""
-    import json
     from dataclasses import asdict
 
     from tda_dagster.history.difference import compare
     from tda_dagster.history.render import difference_view
     from tda_dagster.store.snapshots import open_view
 
-    store = _workspace().store
+    store = open_workspace().store
     found = compare(open_view(store, before), before, open_view(store, after), after)
     if as_json:
         whole = asdict(found)
         for cause, plain in zip(found.causes, whole["causes"], strict=True):
             plain["sentence"] = str(cause)
-        print(json.dumps(whole, indent=2, ensure_ascii=False))
+        print(json_text(whole))
         return
-    _console().print(difference_view(found))
-
-
-def _workspace() -> "Workspace":
-    from tda_dagster.workspace import Workspace
-
-    workspace = Workspace.find()
-    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
-    return workspace
-
-
-def _console() -> Console:
-    return Console()
-
-
-def _say(console: Console, line: str) -> None:
-    """Print a line as it is, without breaking it: people copy paths and commands."""
-    console.print(line, highlight=False, soft_wrap=True)
+    Terminal().print(difference_view(found))
 
 
 @contextmanager
-def _bar(console: Console, doing: str) -> Iterator[Callable[[int, int], None]]:
+def _bar(console: Terminal, doing: str) -> Iterator[Callable[[int, int], None]]:
     """A bar while something goes on; gone afterwards. Yields what to tell how far it is."""
     columns = (
-        TextColumn(doing),
+        TextColumn(doing, markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("left"),

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
+from tda_dagster.terminal import Terminal
 
 if TYPE_CHECKING:
     from tda_dagster.queries import QueryCheck
     from tda_dagster.workspace import Query, Workspace
 
-query_app = typer.Typer(no_args_is_help=True, help="The pieces to attribute.")
+query_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The pieces to attribute."
+)
 
 CohortOption = Annotated[str, typer.Option("--cohort", "-c", help="Name of the cohort.")]
 _SHOWN_TEXT = 80
@@ -47,7 +50,7 @@ def add(
     declared: list[tuple[str, dict[str, object]]] = [
         (f"--prompt {_short(text)}: ", {"prompt": text, **generation}) for text in prompt or []
     ]
-    workspace = _workspace()
+    workspace = open_workspace()
     for path in audio or []:
         named = {} if caption is None else {"caption": caption}
         declared.append(
@@ -72,13 +75,11 @@ def _add(
         query: Query = validated(Query, raw, where.removesuffix(": "))
         said.append(_checked(check, query, where))
         queries.append(query)
-    console = Console(soft_wrap=True)
+    console = Terminal(soft_wrap=True)
     for piece, text in zip(workspace.add_queries(cohort, queries), said, strict=True):
-        console.print(f"{piece}  {text}", markup=False, highlight=False)
+        console.print(f"{piece}  {text}")
     path = workspace.cohort_file(cohort).relative_to(workspace.root)
-    console.print(
-        f"{len(queries)} added to {path}; now: tda run {cohort}", markup=False, highlight=False
-    )
+    console.print(f"{len(queries)} added to {path}; now: tda run {cohort}")
 
 
 def _checked(check: "QueryCheck", query: "Query", where: str) -> str:
@@ -119,27 +120,17 @@ def _short(text: str) -> str:
 @query_app.command("list")
 def list_queries() -> None:
     """List all cohorts and their queries."""
-    workspace, console = _workspace(), Console(soft_wrap=True)
+    workspace, console = open_workspace(), Terminal(soft_wrap=True)
     from tda_dagster.workspace import piece_id
 
     for name in workspace.cohorts():
-        console.print(name, style="bold", markup=False, highlight=False)
+        console.say((name, "bold"))
         cohort = workspace.cohort(name)
         if cohort.targets is not None:
             chosen = cohort.targets
-            console.print(f"  {chosen.count} segments chosen among {chosen.among}", highlight=False)
+            console.print(f"  {chosen.count} segments chosen among {chosen.among}")
         for number, query in enumerate(cohort.queries):
             what = _short(query.prompt or query.audio or query.segment or "")
             console.print(
                 f"  {piece_id(name, number)}  {query.kind:<9}  {what}",
-                markup=False,
-                highlight=False,
             )
-
-
-def _workspace() -> "Workspace":
-    from tda_dagster.workspace import Workspace
-
-    workspace = Workspace.find()
-    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
-    return workspace

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from tda_dagster.cli_workspace import open_workspace
+from tda_dagster.terminal import Terminal, one_line, styled
 
 if TYPE_CHECKING:
     from tda_dagster.turnover import Forecast, Turnover
@@ -40,7 +41,7 @@ def takedown(
     from tda_dagster.params_file import put_setting
     from tda_dagster.settings import PARAMS_FILE
 
-    workspace, console = _workspace(), Console()
+    workspace, console = open_workspace(), Terminal()
     _print(workspace, turnover.takedown(workspace, tracks), cohort, console)
     if apply:
         left_out = dict.fromkeys([*workspace.settings.dataset.taken_down, *tracks])
@@ -54,11 +55,11 @@ def growth(cohort: CohortOption = "reference") -> None:
     """What taking in the manifest's new tracks would take, and what would stay."""
     from tda_dagster import turnover
 
-    workspace = _workspace()
-    _print(workspace, turnover.growth(workspace), cohort, Console())
+    workspace = open_workspace()
+    _print(workspace, turnover.growth(workspace), cohort, Terminal())
 
 
-def _print(workspace: "Workspace", change: "Turnover", cohort: str, console: Console) -> None:
+def _print(workspace: "Workspace", change: "Turnover", cohort: str, console: Terminal) -> None:
     from tda_dagster.partitions import main_partitions
     from tda_dagster.turnover import caveats, forecast
 
@@ -69,15 +70,15 @@ def _print(workspace: "Workspace", change: "Turnover", cohort: str, console: Con
         ("change sides (training, held out)", change.changed_sides),
     ):
         if names:
-            shown = escape(_listed(names, _SHOWN_TRACKS))
-            console.print(f"[bold]{label}[/bold] {len(names)}: {shown}", soft_wrap=True)
+            shown = one_line(_listed(names, _SHOWN_TRACKS))
+            console.say((label, "bold"), f" {len(names)}: {shown}")
     if not change.touched and not change.went:
         console.print("the tracks are those of the live dataset; nothing is to be done")
         return
-    console.print(f"{change.touched} of {change.shards} shards are new", highlight=False)
+    console.print(f"{change.touched} of {change.shards} shards are new")
     console.print(_table(forecast(workspace, change, main_partitions(workspace, cohort))))
     for sentence in caveats(workspace, change):
-        console.print(f"• {escape(sentence)}", highlight=False, soft_wrap=True)
+        console.say(f"• {sentence}")
 
 
 def _table(forecasts: Sequence["Forecast"]) -> Table:
@@ -92,19 +93,11 @@ def _table(forecasts: Sequence["Forecast"]) -> Table:
         fates.setdefault(each.asset, {}).setdefault(fate, []).append(each.partition)
     for asset, by_fate in fates.items():
         for (effect, because), places in by_fate.items():
-            where = f" [dim]{escape(_listed(places, 1))}[/dim]" if len(by_fate) > 1 else ""
-            table.add_row(f"{asset}{where}", effect, because)
+            where = f" {one_line(_listed(places, 1))}" if len(by_fate) > 1 else ""
+            table.add_row(styled(asset, (where, "dim")), effect, because)
     return table
 
 
 def _listed(names: Sequence[str], most: int) -> str:
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def _workspace() -> "Workspace":
-    from tda_dagster.workspace import Workspace
-
-    workspace = Workspace.find()
-    _ = workspace.settings  # so that a mistake in params.yaml is told before anything starts
-    return workspace

@@ -13,6 +13,7 @@ import dagster as dg
 
 from tda_dagster.faults import in_words, of_environment, subjects
 from tda_dagster.killed_runs import tag_run
+from tda_dagster.masking import cut_secrets
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
 from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
@@ -88,6 +89,7 @@ def _dagster_asset(
             with fixed_numerics():
                 return _materialize(declared, context)
         except Exception as error:
+            cut_secrets(error)  # Dagster keeps and shows an error with all its causes
             raise _failure(declared, context, error) from error
 
     return compute

@@ -24,6 +24,7 @@ from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.partitions import Partition, main_partitions, register
 from tda_dagster.progress import bars
 from tda_dagster.queries import check_cohort, check_segments
+from tda_dagster.terminal import styled
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
 _PROOF = "base/autoencoder"
@@ -137,9 +138,11 @@ def materialize(
         for number, partition in enumerate(chosen):
             if len(chosen) > 1:
                 console.print(
-                    f"[dim]{number + 1}/{len(chosen)}[/dim] {partition.cohort} by "
-                    f"{partition.method.label} [dim]{partition.method.method_id}[/dim]",
-                    highlight=False,
+                    styled(
+                        (f"{number + 1}/{len(chosen)}", "dim"),
+                        f" {partition.cohort} by {partition.method.label} ",
+                        (partition.method.method_id, "dim"),
+                    )
                 )
             _run(defs, dagster, partition, partitioned, console)
         _run(defs, dagster, None, gathered, console)

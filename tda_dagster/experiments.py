@@ -36,7 +36,7 @@ def run_experiment(workspace: Workspace, name: str, console: Console) -> None:
 
     def choose(partitions: Sequence[Partition]) -> Sequence[Partition]:
         found = preflight(workspace, partitions)
-        console.print(str(found), highlight=False)
+        console.print(str(found), markup=False, highlight=False)
         return found.left
 
     partitions = experiment_partitions(workspace, name)

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tda_dagster.attribution.methods import MethodSpec
 from tda_dagster.errors import TdaError
 from tda_dagster.faults import about
+from tda_dagster.masking import masked_values
 from tda_dagster.numerics import worker_pool
 from tda_dagster.partitions import Partition
 from tda_dagster.settings import Settings
@@ -251,7 +252,7 @@ class StudyAsset:
             self.name,
             partition=self.store_partition(partition),
             code_version=self.version,
-            config=self.config(settings, partition, workspace),
+            config=masked_values(self.config(settings, partition, workspace)),
             inputs=inputs,
         )
 

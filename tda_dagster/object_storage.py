@@ -30,6 +30,7 @@ from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
 
 from tda_dagster.errors import TdaError
+from tda_dagster.masking import masked
 
 TRANSFERS = 8
 PATIENCE_S = 60.0
@@ -400,7 +401,7 @@ class RemoteFiles:
                     raise self._failure(done, path, reason, may_pass) from error
                 if first_failure is None:
                     first_failure = now
-                    _log.warning("%s: %s; it is tried again", self.where(path), reason)
+                    _log.warning("%s", masked(f"{self.where(path)}: {reason}; it is tried again"))
                 if now + wait_s - first_failure > self._patience_s:
                     tried = f"{reason} (tried for {self._patience_s:g} s)"
                     raise self._failure(done, path, tried, may_pass) from error

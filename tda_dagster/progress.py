@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from tda_dagster.terminal import styled
+
 LOG_EVERY_S = 10.0
 
 _bars: Bars | None = None
@@ -48,8 +50,8 @@ class Progress:
             return
         seconds = time.monotonic() - self._start
         _bars.remove_task(self._task)
-        how = "[dim]cached[/dim]" if cached else f"{seconds:6.1f} s"
-        _bars.console.print(f"  [green]✓[/green] {self._name:<26} {how}")
+        how = ("cached", "dim") if cached else f"{seconds:6.1f} s"
+        _bars.console.print(styled("  ", ("✓", "green"), f" {self._name:<26} ", how))
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def bars(console: Console) -> Iterator[None]:
     global _bars
     with Bars(
         SpinnerColumn(),
-        TextColumn("{task.description:<26}"),
+        TextColumn("{task.description:<26}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from tda_dagster.attribution.methods import method_specs
 from tda_dagster.errors import TdaError
+from tda_dagster.terminal import Styled, Terminal, one_line
 from tda_dagster.workspace import Workspace
 from warehouse.build import query
 
@@ -37,7 +36,7 @@ WHERE w.piece_id = ? AND w.method_id = ? ORDER BY w.window_index
 SHOWN_WINDOWS = 12
 
 
-def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
+def print_summary(workspace: Workspace, cohort: str, console: Terminal) -> None:
     """Print each piece's most influential tracks and rightsholders, where the rest is, and, of a
     piece of several windows, what stands out in each."""
     database = workspace.database
@@ -48,56 +47,48 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
     for row in pieces.iter_rows(named=True):
         key: list[object] = [row["piece_id"], row["method_id"]]
         console.print()
-        console.print(f"[bold]{row['piece_id']}[/bold]  “{escape(row['prompt'])}”", highlight=False)
+        console.say((row["piece_id"], "bold"), f"  “{one_line(row['prompt'])}”")
         for track in query(database, _TRACKS, [*key, TOP_TRACKS]).iter_rows(named=True):
-            console.print(
-                f"  {track['share']:6.1%}  {escape(track['title'])} [dim]by[/dim] "
-                f"{escape(track['composer'])} [dim]·[/dim] {escape(track['rightsholder'])}",
-                highlight=False,
+            console.say(
+                f"  {track['share']:6.1%}  {one_line(track['title'])} ",
+                ("by", "dim"),
+                f" {one_line(track['composer'])} ",
+                ("·", "dim"),
+                f" {one_line(track['rightsholder'])}",
             )
         shares = query(database, _SHARES, key)
-        named = (f"{escape(name)} {share:.1%}" for name, share in shares.iter_rows())
-        console.print("  [dim]whose:[/dim]  " + ", ".join(named), highlight=False)
-        console.print(
-            f"  [dim]the best segment stands out {row['prominence']:.1f} times as far as noise "
-            "would[/dim]",
-            highlight=False,
-        )
+        named = (f"{one_line(name)} {share:.1%}" for name, share in shares.iter_rows())
+        console.say(("  whose:", "dim"), "  " + ", ".join(named))
+        stands_out = f"{row['prominence']:.1f} times as far as noise would"
+        console.say((f"  the best segment stands out {stands_out}", "dim"))
         if row["windows"] > 1:
             _print_windows(database, key, row, console)
     console.print()
-    console.print("warehouse  " + _short(workspace, database), highlight=False)
-    console.print(
-        "report     " + _short(workspace, workspace.reports / f"{cohort}.html"), highlight=False
-    )
+    console.print("warehouse  " + _short(workspace, database))
+    console.print("report     " + _short(workspace, workspace.reports / f"{cohort}.html"))
     console.print('query it   tda sql --examples, or: tda sql "select * from v_query_summary"')
 
 
 def _print_windows(
-    database: Path, key: list[object], piece: dict[str, Any], console: Console
+    database: Path, key: list[object], piece: dict[str, Any], console: Terminal
 ) -> None:
     """Print what stands out in each window of a piece."""
-    console.print(
-        f"  [dim]{piece['seconds']:.1f} s in {piece['windows']} windows:[/dim]", highlight=False
-    )
+    console.say((f"  {piece['seconds']:.1f} s in {piece['windows']} windows:", "dim"))
     windows = query(database, _WINDOWS, key)
     for window in windows.head(SHOWN_WINDOWS).iter_rows(named=True):
         if window["silent"]:
-            found = "[dim]silent, not attributed[/dim]"
+            found: Styled = ("silent, not attributed", "dim")
         elif window["top_title"] is None:
-            found = "[dim]unattributed[/dim]"
+            found = ("unattributed", "dim")
         else:
             found = (
-                f"{escape(window['top_title'])} {window['top_track_share']:.1%} [dim]·[/dim] "
-                f"{escape(window['top_rightsholder'])}, unattributed {window['unattributed']:.1%}"
+                f"{one_line(window['top_title'])} {window['top_track_share']:.1%} · "
+                f"{one_line(window['top_rightsholder'])}, unattributed {window['unattributed']:.1%}"
             )
         start, end = window["start_s"], window["start_s"] + window["seconds"]
-        console.print(f"    {start:7.1f} to {end:.1f} s  {found}", highlight=False)
+        console.say(f"    {start:7.1f} to {end:.1f} s  ", found)
     if windows.height > SHOWN_WINDOWS:
-        console.print(
-            f"    [dim]and {windows.height - SHOWN_WINDOWS} more: tda sql windows[/dim]",
-            highlight=False,
-        )
+        console.say((f"    and {windows.height - SHOWN_WINDOWS} more: tda sql windows", "dim"))
 
 
 _SPECS = """
@@ -125,41 +116,36 @@ ORDER BY v.version_kind, v.median_rank
 TOP_SPECS = 8
 
 
-def print_experiment(workspace: Workspace, name: str, console: Console) -> None:
+def print_experiment(workspace: Workspace, name: str, console: Terminal) -> None:
     """Print what an experiment found: specs by self-influence, who agrees, who finds versions."""
     database = workspace.database
     specs = query(database, _SPECS, [name, TOP_SPECS])
     if specs.height:
-        console.print("\n[bold]rank of a target under its own unlearning[/bold] (1 is perfect)")
+        console.say(("\nrank of a target under its own unlearning", "bold"), " (1 is perfect)")
     for row in specs.iter_rows(named=True):
         console.print(
-            f"  {row['self_rank_mean']:7.2f}  first {row['share_rank_1']:4.0%}  {row['label']}",
-            highlight=False,
+            f"  {row['self_rank_mean']:7.2f}  first {row['share_rank_1']:4.0%}  {row['label']}"
         )
     for row in query(database, _RECOMMENDED, [name]).iter_rows(named=True):
-        console.print(
-            f"  recommended: {row['label']} [dim]{row['method_id']}[/dim]", highlight=False
-        )
+        console.say(f"  recommended: {row['label']} ", (row["method_id"], "dim"))
     agreement = query(database, _AGREEMENT, [name])
     if agreement.height:
-        console.print("\n[bold]methods that agree most[/bold] (Spearman, Pearson)")
+        console.say(("\nmethods that agree most", "bold"), " (Spearman, Pearson)")
     for row in agreement.head(TOP_SPECS).iter_rows(named=True):
-        console.print(
-            f"  {row['spearman']:5.2f} {row['pearson']:5.2f}  {row['label']} — {row['other']} "
-            f"[dim]({row['cohort']})[/dim]",
-            highlight=False,
+        console.say(
+            f"  {row['spearman']:5.2f} {row['pearson']:5.2f}  {row['label']} — {row['other']} ",
+            (f"({row['cohort']})", "dim"),
         )
     versions = query(database, _VERSIONS, [name])
     if agreement.height and versions.height:
-        console.print("\n[bold]other renditions of the same excerpt[/bold] (median rank of tracks)")
+        console.say(("\nother renditions of the same excerpt", "bold"), " (median rank of tracks)")
     for row in versions.iter_rows(named=True) if agreement.height else ():
-        console.print(
-            f"  {row['median_rank']:6.1f}  top ten {row['share_top_10']:4.0%}  {row['label']} "
-            f"[dim]({row['version_kind']})[/dim]",
-            highlight=False,
+        console.say(
+            f"  {row['median_rank']:6.1f}  top ten {row['share_top_10']:4.0%}  {row['label']} ",
+            (f"({row['version_kind']})", "dim"),
         )
     page = workspace.reports / "experiments" / f"{name}.html"
-    console.print("\nreport     " + _short(workspace, page), highlight=False)
+    console.print("\nreport     " + _short(workspace, page))
 
 
 _LEGEND = """\
@@ -177,7 +163,7 @@ BENCH_WIDTH = 170
 into less it cannot be read."""
 
 
-def print_bench(workspace: Workspace, console: Console) -> None:
+def print_bench(workspace: Workspace, console: Terminal) -> None:
     """Print the verdict: every method held against what retraining showed, best evidence first."""
     rows = query(workspace.database, _BENCH).to_dicts()
     table = Table(box=None, pad_edge=False)
@@ -196,7 +182,7 @@ def print_bench(workspace: Workspace, console: Console) -> None:
     for row in rows:
         known, halved = (row[name] is not None for name in ("evidence_lds", CONFIRMED))
         table.add_row(
-            escape(row["label"]),
+            one_line(row["label"]),
             f"{row['evidence_lds']:.3f}" if known else "–",
             f"{row['evidence_lds_low']:+.2f} to {row['evidence_lds_high']:+.2f}" if known else "–",
             f"{row[CONFIRMED]:.3f}" if halved else "–",
@@ -215,7 +201,7 @@ def print_bench(workspace: Workspace, console: Console) -> None:
         console.print(
             f"\nAn exact method would have an LDS of {ceiling:.2f}: the rest is chance in training."
         )
-    console.print(_LEGEND, style="dim", highlight=False)
+    console.print(_LEGEND, style="dim")
     console.print("report     " + _short(workspace, workspace.reports / "bench.html"))
 
 

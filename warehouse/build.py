@@ -6,6 +6,7 @@ blocked and never see half of it.
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,10 +19,21 @@ from tda_dagster.store.staging import Staging
 from warehouse.dictionary import data_dictionary
 from warehouse.tables import BY_NAME, TABLES, WarehouseError, empty, validate
 
+Config = dict[str, str | bool | int | float | list[str]]
+
 # Otherwise a misspelt table name would find a Python variable of that name.
-_OWN_TABLES_ONLY: dict[str, str | bool | int | float | list[str]] = {
-    "python_enable_replacements": False
+_OWN_TABLES_ONLY: Config = {"python_enable_replacements": False}
+READ_ONLY: Config = {
+    **_OWN_TABLES_ONLY,
+    "enable_external_access": False,
+    "allow_community_extensions": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "allow_persistent_secrets": False,
+    "lock_configuration": True,
 }
+"""A reader's connection: the database file and nothing else, whatever the SQL says. What a view
+needs on disk while it is computed goes beside the database."""
 # What differs between two equal studies: run ids, times.
 _RUN_TABLES = {"dim_artifact", "lineage_edge", "dim_asset_state"}
 
@@ -172,17 +184,31 @@ def _sql_files(folder: str):  # type: ignore[no-untyped-def]  # importlib's Trav
     return [f for f in (files("warehouse") / folder).iterdir() if f.name.endswith(".sql")]
 
 
-def connect(path: Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection; raises WarehouseError when there is no database to read."""
+def connect(path: Path, limits: Config | None = None) -> duckdb.DuckDBPyConnection:
+    """A read-only connection that reaches no other file and whose settings are fixed; `limits` are
+    settings of DuckDB beside those.
+
+    Raises WarehouseError when there is no database to read, or when another process writes to it.
+    """
     if not path.exists():
         raise WarehouseError(
             f"{path}: there is no warehouse yet; `tda run` builds it (or `tda materialize "
             "warehouse` when scores exist)"
         )
     try:
-        return duckdb.connect(str(path), read_only=True, config=_OWN_TABLES_ONLY)
+        return duckdb.connect(str(path), read_only=True, config=READ_ONLY | (limits or {}))
     except duckdb.Error as error:
-        raise WarehouseError(f"{path}: cannot be opened: {error}") from None
+        said = " ".join(str(error).split())
+        if held := _LOCKED.search(said):
+            process = f"process {held['pid']} ({Path(held['command']).name})"
+            raise WarehouseError(
+                f"{path}: {process} has it open for writing; close it there, or open it there "
+                f"with `duckdb -readonly {path}`: any number of readers go together"
+            ) from None
+        raise WarehouseError(f"{path}: cannot be opened: {said}") from None
+
+
+_LOCKED = re.compile(r"Conflicting lock is held in (?P<command>.+?) \(PID (?P<pid>\d+)\)")
 
 
 def read_tables(path: Path) -> dict[str, pl.DataFrame]:

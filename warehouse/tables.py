@@ -108,7 +108,7 @@ TABLES = (
                 nullable=True,
                 added=True,
             ),
-            _s("audio", "audio file, as in the manifest"),
+            _s("audio", "audio file, as in the manifest; secrets in a URL are masked"),
             _s("audio_sha256", "sha256 of the audio file"),
             _i("sample_rate_hz", "sampling rate of the audio file", unit="Hz"),
             _i("channels", "channels of the audio file"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from tda_dagster.errors import TdaError
+from tda_dagster.masking import masked
 from tda_dagster.quoting import shown as shown  # details quote values with it
 
 REJECTS_SCHEMA = pl.Schema(
@@ -117,15 +118,15 @@ def rejects_listed(path: Path) -> Iterator[None]:
 
 
 def rejects_table(rejects: Sequence[Reject]) -> pl.DataFrame:
-    """The `rejects` table, sorted by line."""
+    """The `rejects` table, sorted by line; secrets inside URLs are masked."""
     ordered = sorted(rejects, key=lambda reject: reject.line)
     return pl.DataFrame(
         {
             "line": [reject.line for reject in ordered],
             "track_id": [reject.track_id for reject in ordered],
-            "audio": [reject.audio for reject in ordered],
+            "audio": [reject.audio and masked(reject.audio) for reject in ordered],
             "reason": [reject.reason.value for reject in ordered],
-            "detail": [reject.detail for reject in ordered],
+            "detail": [masked(reject.detail) for reject in ordered],
         },
         schema=REJECTS_SCHEMA,
     )

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -14,9 +13,11 @@ from tda_dagster.history.ancestors import File, Node
 from tda_dagster.history.difference import Difference, OneSided, ScoreChange, TrackPlace
 from tda_dagster.history.score_lineage import Influence, ScoreLineage
 from tda_dagster.history.settings_text import short
+from tda_dagster.masking import masked
 from tda_dagster.store import Problem, Ref
 from tda_dagster.store.collection import NOBODY, Plan
 from tda_dagster.store.snapshots import Snapshot
+from tda_dagster.terminal import Styled, one_line, styled
 
 _SHOWN_SHARES = 6
 _LEAST_SHARE = 0.0005
@@ -27,12 +28,15 @@ _SHOWN_USERS = 3
 
 def lineage_view(found: ScoreLineage) -> Group:
     """A score's lineage: what is most influential, and the tree of what it was made from."""
-    seed = f" [dim]seed {found.seed}[/dim]" if found.seed is not None else ""
-    head = (
-        f"[bold]{escape(found.query_id)}[/bold]  {found.kind}  “{escape(found.prompt)}”{seed}\n"
-        f"[dim]by[/dim] {escape(found.method_id)} [dim]over {found.segments} segments[/dim]"
+    head = styled(
+        (found.query_id, "bold"),
+        f"  {found.kind}  “{one_line(found.prompt)}”",
+        ("" if found.seed is None else f" seed {found.seed}", "dim"),
+        ("\nby", "dim"),
+        f" {found.method_id} ",
+        (f"over {found.segments} segments", "dim"),
     )
-    return Group(Text.from_markup(head), _influence_table(found.influences), _tree(found))
+    return Group(head, _influence_table(found.influences), _tree(found))
 
 
 def _influence_table(influences: Iterable[Influence]) -> Table:
@@ -50,9 +54,9 @@ def _influence_table(influences: Iterable[Influence]) -> Table:
         table.add_row(
             str(influence.rank),
             f"{influence.score:.3e}{error}",
-            escape(influence.segment_id),
-            escape(f"{influence.title} by {influence.composer}"),
-            escape(influence.rightsholder),
+            one_line(influence.segment_id),
+            one_line(f"{influence.title} by {influence.composer}"),
+            one_line(influence.rightsholder),
         )
     return table
 
@@ -75,48 +79,63 @@ def _grow(tree: Tree, node: Node, found: ScoreLineage) -> None:
 
 def _label(node: Node) -> Text:
     ref = node.ref
-    where = f" [cyan]\\[{escape(ref.recipe.partition)}][/cyan]" if ref.recipe.partition else ""
-    stale = "" if node.is_live else " [yellow]no longer the live one[/yellow]"
-    lines = [
-        f"[bold]{escape(ref.recipe.asset)}[/bold]{where} {short(ref.digest)}{stale}",
-        f"[dim]made {_moment(ref.created_at)} on {escape(ref.device)} in {_seconds(ref)}"
-        f" · code version {escape(ref.recipe.code_version)}{_run(ref)}[/dim]",
-    ]
-    lines += _settings_lines(node.settings)
+    partition = f"[{one_line(ref.recipe.partition)}]" if ref.recipe.partition else ""
+    made = (
+        f"made {_moment(ref.created_at)} on {one_line(ref.device)} in {_seconds(ref)}"
+        f" · code version {one_line(ref.recipe.code_version)}{_run(ref)}"
+    )
+    label = styled(
+        (one_line(ref.recipe.asset), "bold"),
+        (f" {partition}" if partition else "", "cyan"),
+        f" {short(ref.digest)}",
+        ("" if node.is_live else " no longer the live one", "yellow"),
+        (f"\n{made}", "dim"),
+    )
+    for line in _settings_lines(node.settings):
+        label.append("\n").append_text(line)
     if node.also_read:
-        lines.append(f"[dim]also from (further down) {escape(', '.join(node.also_read))}[/dim]")
-    return Text.from_markup("\n".join(lines))
+        also = f"\nalso from (further down) {one_line(', '.join(node.also_read))}"
+        label.append_text(styled((also, "dim")))
+    return label
 
 
-def _settings_lines(settings: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _settings_lines(settings: Iterable[tuple[str, str]]) -> Iterator[Text]:
     """The settings, a line for each section."""
-    sections: dict[str, list[str]] = {}
+    sections: dict[str, list[Styled]] = {}
     for key, value in settings:
         section, _, name = key.rpartition(".")
-        sections.setdefault(section, []).append(f"{escape(name)} [bold]{escape(value)}[/bold]")
+        said = sections.setdefault(section, [])
+        said += [", " if said else "", f"{one_line(name)} ", (one_line(value), "bold")]
     for section, said in sections.items():
-        title = f"[dim]{escape(section)}:[/dim] " if section else ""
-        yield title + ", ".join(said)
+        yield styled((f"{one_line(section)}: " if section else "", "dim"), *said)
 
 
 def _file_line(file: File) -> Text:
-    return Text.from_markup(
-        f"[green]{escape(file.name)}[/green] {short(file.digest)} [dim]{escape(file.meaning)}[/dim]"
+    return styled(
+        (one_line(file.name), "green"),
+        f" {short(file.digest)} ",
+        (one_line(file.meaning), "dim"),
     )
 
 
 def _audio_line(influence: Influence) -> Text:
+    kept: tuple[Styled, ...]
     match influence.is_kept:
         case True:
-            kept = "[green]✓[/green] [dim]the recorded bytes[/dim]"
+            kept = (("✓", "green"), (" the recorded bytes", "dim"))
         case False:
-            kept = "[red]not what the manifest recorded[/red]"
+            kept = (("not what the manifest recorded", "red"),)
         case _:
-            kept = ""
-    return Text.from_markup(
-        f"[green]{escape(influence.audio)}[/green] sha256 {influence.audio_sha256} {kept}\n"
-        f"[dim]holds {escape(influence.segment_id)} ({short(influence.segment_sha256)}), rank "
-        f"{influence.rank}[/dim]"
+            kept = ()
+    holds = (
+        f"\nholds {one_line(influence.segment_id)} ({short(influence.segment_sha256)}), rank "
+        f"{influence.rank}"
+    )
+    return styled(
+        (one_line(masked(influence.audio)), "green"),
+        f" sha256 {influence.audio_sha256} ",
+        *kept,
+        (holds, "dim"),
     )
 
 
@@ -129,11 +148,11 @@ def _seconds(ref: Ref) -> str:
 
 
 def _run(ref: Ref) -> str:
-    return f" · run {escape(ref.run_id[:8])}" if ref.run_id else ""
+    return f" · run {one_line(ref.run_id[:8])}" if ref.run_id else ""
 
 
-def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """One line for each damaged file, with what it spoils and what to do, in rich's markup."""
+def problem_lines(problems: Iterable[Problem]) -> Iterator[Text]:
+    """One line for each damaged file, with what it spoils and what to do."""
     by_path: dict[str, list[Problem]] = {}
     for problem in problems:
         by_path.setdefault(problem.path, []).append(problem)
@@ -144,17 +163,18 @@ def problem_lines(problems: Iterable[Problem]) -> Iterator[str]:
         shown = ", ".join(users[:_SHOWN_USERS]) + (
             f" and {len(users) - _SHOWN_USERS} more" if len(users) > _SHOWN_USERS else ""
         )
-        spoils = f" spoils {shown};" if users else ""
-        yield (
-            f"[red]{spoilt[0].kind}[/red] {escape(path)}:{spoils} "
-            f"[dim]what to do:[/dim] {escape(_remedy(spoilt[0]))}"
+        yield styled(
+            (spoilt[0].kind, "red"),
+            f" {one_line(path)}:{f' spoils {shown};' if users else ''} ",
+            ("what to do:", "dim"),
+            f" {one_line(_remedy(spoilt[0]))}",
         )
 
 
 def _user(problem: Problem) -> str:
-    place = f" [cyan]\\[{escape(problem.partition)}][/cyan]" if problem.partition else ""
-    entry = escape(problem.entry) if problem.entry else "its list of files"
-    return f"[bold]{escape(problem.asset)}[/bold]{place} ({entry})"
+    place = f" [{one_line(problem.partition)}]" if problem.partition else ""
+    entry = one_line(problem.entry) if problem.entry else "its list of files"
+    return f"{one_line(problem.asset)}{place} ({entry})"
 
 
 def _remedy(problem: Problem) -> str:
@@ -194,10 +214,10 @@ def collection_table(plan: Plan) -> Table:
     for name in ("refs", "blobs", "MB"):
         table.add_column(name, justify="right")
     for asset, tally in plan.by_asset.items():
-        name = escape(asset) if asset != NOBODY else "[dim]uploads without a ref[/dim]"
-        table.add_row(name, str(tally.refs), str(tally.blobs), f"{tally.size_bytes / 1e6:.1f}")
+        what = styled(asset if asset != NOBODY else ("uploads without a ref", "dim"))
+        table.add_row(what, str(tally.refs), str(tally.blobs), f"{tally.size_bytes / 1e6:.1f}")
     table.add_row(
-        "[bold]together[/bold]",
+        styled(("together", "bold")),
         str(len(plan.refs)),
         str(len(plan.blobs)),
         f"{plan.size_bytes / 1e6:.1f}",
@@ -214,10 +234,10 @@ def snapshot_table(snapshots: Iterable[Snapshot]) -> Table:
     table.add_column("note", overflow="fold")
     for snapshot in snapshots:
         table.add_row(
-            f"[bold]{escape(snapshot.name)}[/bold]",
+            styled((one_line(snapshot.name), "bold")),
             _moment(snapshot.created_at),
             str(len(snapshot.pins)),
-            escape(snapshot.note),
+            one_line(snapshot.note),
         )
     return table
 
@@ -227,30 +247,31 @@ def difference_view(found: Difference) -> Group:
     parts: list[RenderableType] = []
     changed = found.changed
     same = len(found.scores) - len(changed)
-    headline = (
-        f"[bold]{escape(found.before)} → {escape(found.after)}[/bold]  "
-        f"{len(changed)} of {len(found.scores)} attributions differ"
-        + (f", {same} are the same to the last bit" if same and changed else "")
+    same_too = f", {same} are the same to the last bit" if same and changed else ""
+    parts.append(
+        styled(
+            (f"{one_line(found.before)} → {one_line(found.after)}", "bold"),
+            f"  {len(changed)} of {len(found.scores)} attributions differ{same_too}",
+        )
     )
-    parts.append(Text.from_markup(headline))
-    parts += [Text.from_markup(f"[yellow]{escape(note)}[/yellow]") for note in found.notes]
-    parts += [Text.from_markup(line) for line in _why(found)]
-    parts += [Text.from_markup(line) for line in _only(found)]
+    parts += [styled((one_line(note), "yellow")) for note in found.notes]
+    parts += _why(found)
+    parts += [Text(line) for line in _only(found)]
     if changed:
         parts += [Text(""), _scores_table(changed), Text(""), _shares_table(changed)]
     return Group(*parts)
 
 
-def _why(found: Difference) -> Iterator[str]:
+def _why(found: Difference) -> Iterator[Text]:
     if not (found.causes or found.changed_tracks):
         return
-    yield "\n[bold]why[/bold]"
+    yield styled(("\nwhy", "bold"))
     for cause in found.causes:
-        yield f"  {escape(str(cause))}"
+        yield styled(f"  {one_line(cause)}")
     for change in found.changed_tracks[:_SHOWN_NAMES]:
-        yield f"  {escape(str(change))} [dim]({escape(change.title)})[/dim]"
+        yield styled(f"  {one_line(change)} ", (f"({one_line(change.title)})", "dim"))
     if (more := len(found.changed_tracks) - _SHOWN_NAMES) > 0:
-        yield f"  [dim]and {more} more changes to tracks (--json has all)[/dim]"
+        yield styled((f"  and {more} more changes to tracks (--json has all)", "dim"))
 
 
 def _only(found: Difference) -> Iterator[str]:
@@ -265,7 +286,7 @@ def _only(found: Difference) -> Iterator[str]:
                 shown = ", ".join(members[:_SHOWN_NAMES])
                 more = len(members) - _SHOWN_NAMES
                 rest = f" and {more} more" if more > 0 else ""
-                yield f"{what} only in {escape(name)}: {escape(shown)}{rest}"
+                yield f"{what} only in {one_line(name)}: {one_line(shown)}{rest}"
 
 
 def _scores_table(changes: list[ScoreChange]) -> Table:
@@ -277,9 +298,9 @@ def _scores_table(changes: list[ScoreChange]) -> Table:
     table.add_column("entered the top ten", overflow="fold")
     table.add_column("left it", overflow="fold")
     for change in changes:
-        moved = "" if not change.query_changed else "\n[yellow]its own audio changed[/yellow]"
+        moved = "\nits own audio changed" if change.query_changed else ""
         table.add_row(
-            escape(change.query_id) + moved,
+            styled(one_line(change.query_id), (moved, "yellow")),
             _method(change),
             "–" if change.spearman is None else f"{change.spearman:.3f}",
             _segments(change),
@@ -291,25 +312,27 @@ def _scores_table(changes: list[ScoreChange]) -> Table:
 
 def _method(change: ScoreChange) -> str:
     if change.method_before == change.method_after:
-        return escape(change.label)
-    return escape(f"{change.label}\n{change.method_before} → {change.method_after}")
+        return one_line(change.label)
+    return f"{one_line(change.label)}\n{change.method_before} → {change.method_after}"
 
 
-def _segments(change: ScoreChange) -> str:
+def _segments(change: ScoreChange) -> Text:
     if change.segments == change.segments_before == change.segments_after:
-        return str(change.segments)
-    return f"{change.segments}\n[dim]of {change.segments_before} → {change.segments_after}[/dim]"
+        return styled(str(change.segments))
+    of = f"\nof {change.segments_before} → {change.segments_after}"
+    return styled(str(change.segments), (of, "dim"))
 
 
-def _places(places: Iterable[TrackPlace], change: ScoreChange) -> str:
+def _places(places: Iterable[TrackPlace], change: ScoreChange) -> Text:
     titles = [place.title for place in (*change.entered, *change.left)]
     lines = []
     for place in places:
         before, after = ("–" if p is None else str(p) for p in (place.before, place.after))
         # Renditions of one piece share its title.
-        which = f" ({escape(place.track_id)})" if titles.count(place.title) > 1 else ""
-        lines.append(f"{escape(place.title)}{which} [dim]{before} → {after}[/dim]")
-    return "\n".join(lines)
+        which = f" ({one_line(place.track_id)})" if titles.count(place.title) > 1 else ""
+        title = f"{one_line(place.title)}{which} "
+        lines.append(styled(title, (f"{before} → {after}", "dim")))
+    return Text("\n").join(lines)
 
 
 def _shares_table(changes: list[ScoreChange]) -> Table:
@@ -325,9 +348,9 @@ def _shares_table(changes: list[ScoreChange]) -> Table:
         moved = [s for s in change.shares if abs(s.difference) >= _LEAST_SHARE]
         for number, share in enumerate(moved[:_SHOWN_SHARES]):
             table.add_row(
-                escape(change.query_id) if number == 0 else "",
-                escape(change.label) if number == 0 else "",
-                escape(share.rightsholder),
+                one_line(change.query_id) if number == 0 else "",
+                one_line(change.label) if number == 0 else "",
+                one_line(share.rightsholder),
                 f"{share.before:.1%}",
                 f"{share.after:.1%}",
                 f"{100 * share.difference:+.1f} points",

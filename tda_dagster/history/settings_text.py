@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tda_dagster.masking import masked
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 SHORT = 12
 """Digits of a digest that are shown to people."""
@@ -26,7 +28,8 @@ def spoken(value: Any) -> str:
     if isinstance(value, str):
         if _DIGEST.fullmatch(value):
             return short(value)
-        return value if len(value) <= 80 else value[:77] + "…"
+        text = masked(value)
+        return text if len(text) <= 80 else text[:77] + "…"
     if isinstance(value, list | dict) and len(value) > 6:
         return f"({len(value)} of them)"
     return json.dumps(value, ensure_ascii=False)

@@ -4,7 +4,6 @@ The shipped weights were made by `python -m tda_dagster.diffusion.autoencoder.tr
 """
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
 from importlib.resources import as_file, files
