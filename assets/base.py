@@ -204,7 +204,7 @@ def _states(job: Job, trainer: Trainer) -> Iterator[tuple[int, Path]]:
         yield end, state
 
 
-_DENOISED = 16
+_DENOISED = 4
 
 
 def _denoises(job: Job, artifact: Artifact) -> Verdict:
@@ -213,7 +213,8 @@ def _denoises(job: Job, artifact: Artifact) -> Verdict:
     source = job.inputs["dataset/latents"]
     shard = LatentSegments.load(source.path(latent_shards(source)[0]))
     segments = shard.take(range(min(_DENOISED, len(shard))))
-    error = denoising_error(open_model(job.folder(artifact) / "pipeline"), segments)
+    model = open_model(job.folder(artifact) / "pipeline", job.workspace.settings.model.device)
+    error = denoising_error(model, segments)
     detail = f"after denoising, {len(segments)} segments are {error:.2f} times as far from the "
     detail += "original as without a model"
     if error >= 1:
