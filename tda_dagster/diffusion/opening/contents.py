@@ -111,7 +111,7 @@ def examine(folder: Path) -> Contents:
             empty = empty_module(module.kind, module.folder)
             require_fit(module.weights.tensors, empty)
             # With the defaults of what config.json leaves out.
-            config = empty.config
+            config: Any = empty.config
             settings[name] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     adapter.require_consistent(settings)
     return Contents(folder, adapter, modules, scheduler, tokenizer_kind, tuple(notes))
@@ -201,7 +201,7 @@ def _module(
     config = read_json(folder / name / CONFIG)
     if classes is None:
         kind: Any = getattr(transformers, entry, None)
-        if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        if PreTrainedModel not in getattr(kind, "__mro__", ()):
             raise ModelError(f"{INDEX} names {entry[:80]}, which is no model of transformers")
         library, expected = "transformers", kind.config_class.model_type
         found = config.get("model_type", expected)
