@@ -10,6 +10,7 @@ from rich.console import Console
 
 from tda_dagster import cli_bench, cli_history, cli_tracks
 from tda_dagster.errors import TdaError
+from tda_dagster.starting import announce
 
 if TYPE_CHECKING:
     from tda_dagster.workspace import Workspace
@@ -32,16 +33,23 @@ def run(
     cohort: Annotated[str, typer.Argument(help="The cohort to attribute.")] = "reference",
 ) -> None:
     """The main job: everything the cohort's attribution needs, then the answer."""
-    from tda_dagster.dvc_figures import write_figures
-    from tda_dagster.execution import materialize, write_digests
+    announce(f"tda run {cohort}: reading the settings, starting Dagster…")
+    workspace = _workspace()
+    from tda_dagster.dvc_stages import RunRecord, write_outputs
+    from tda_dagster.execution import materialize
     from tda_dagster.partitions import main_partitions
+    from tda_dagster.stages_file import StagesFile
     from tda_dagster.summary import print_summary
 
-    workspace = _workspace()
+    of_the_stages = cohort == StagesFile(workspace.root).cohort
     partitions = main_partitions(workspace, cohort)
+    record = RunRecord(workspace)
     materialize(workspace, partitions, names=None, console=console)
-    write_digests(workspace, cohort, None)
-    write_figures(workspace, cohort)
+    if of_the_stages:
+        write_outputs(workspace, None)
+        problem = record.commit()
+        if problem is not None:
+            announce(f"DVC was not told of this run: {problem}. `dvc repro` finds it in the store.")
     print_summary(workspace, cohort, console)
 
 
@@ -52,18 +60,34 @@ def materialize_command(
     ] = None,
     cohort: CohortOption = "reference",
 ) -> None:
-    """Materialise some of the graph and list the groups' digests in data/digests/GROUP.json; with
-    the warehouse, write the figures that DVC compares."""
-    from tda_dagster.dvc_figures import write_figures
-    from tda_dagster.execution import materialize, write_digests
-    from tda_dagster.partitions import main_partitions
-
+    """Materialise some of the graph. For the cohort of the stages in dvc.yaml, write what DVC
+    compares, too: the groups' digests (data/digests) and, with the warehouse, the figures."""
+    announce(" ".join(["tda materialize", *(names or [])]) + ": starting Dagster…")
     workspace = _workspace()
+    from tda_dagster.dvc_stages import write_outputs
+    from tda_dagster.execution import materialize
+    from tda_dagster.partitions import main_partitions
+    from tda_dagster.stages_file import StagesFile
+
     partitions = main_partitions(workspace, cohort)
     materialize(workspace, partitions, names=names, console=console)
-    write_digests(workspace, cohort, names)
-    if names is None or {"warehouse", "warehouse/duckdb"} & set(names):
-        write_figures(workspace, cohort)
+    if cohort == StagesFile(workspace.root).cohort:
+        write_outputs(workspace, names)
+
+
+@app.command("inputs")
+def inputs_command() -> None:
+    """Lay out in data/inputs what the study reads from outside its store, for DVC to compare."""
+    from tda_dagster.dvc_inputs import lay_out_inputs
+
+    laid = lay_out_inputs(_workspace())
+    console.print(f"linked {laid.links} files and folders in data/inputs", highlight=False)
+    for unseen in laid.unseen:
+        console.print(
+            f"{unseen}: DVC cannot compare that, so dvc.yaml lets it run `tda inputs` every time",
+            highlight=False,
+            markup=False,
+        )
 
 
 @app.command()
@@ -74,9 +98,10 @@ def experiment(
     ] = False,
 ) -> None:
     """Run an experiment of params.yaml, or list them: cohorts crossed with method specs."""
+    announce("reading the settings, starting Dagster…")
+    workspace = _workspace()
     from tda_dagster import experiments, partitions, summary
 
-    workspace = _workspace()
     if name is None:
         for known in workspace.settings.experiments:
             wanted = partitions.experiment_partitions(workspace, known)
@@ -91,28 +116,34 @@ def experiment(
 
 
 @app.command()
-def partitions() -> None:
-    """Register the cohorts and method specs with Dagster and list the partition keys, those of
-    the main job first."""
-    from tda_dagster.execution import instance
-    from tda_dagster.partitions import declared_partitions, register
-
+def partitions(
+    cohort: Annotated[
+        str | None, typer.Option("--cohort", "-c", help="Only the main job's of this cohort.")
+    ] = None,
+) -> None:
+    """Register the cohorts and method specs with Dagster and list the partition keys: first those
+    of the main job, of which the cohort of the stages in dvc.yaml comes first."""
+    announce("starting Dagster…")
     workspace = _workspace()
+    from tda_dagster.execution import instance
+    from tda_dagster.partitions import declared_partitions, main_partitions, register
+
+    known = declared_partitions(workspace) if cohort is None else main_partitions(workspace, cohort)
     with instance(workspace) as dagster:
-        known = declared_partitions(workspace)
         register(dagster, workspace, known)
-        for partition in known:
-            console.print(str(partition.key), highlight=False)
+    for partition in known:
+        console.print(str(partition.key), highlight=False, markup=False)
 
 
 @app.command()
 def reconcile() -> None:
     """Tell Dagster of what is live in the store without it having seen it made: by another
     machine, or found unchanged by DVC."""
+    announce("starting Dagster…")
+    workspace = _workspace()
     from tda_dagster.execution import instance
     from tda_dagster.reconcile import reconcile
 
-    workspace = _workspace()
     with instance(workspace) as dagster:
         reported = reconcile(workspace, dagster)
     for live in reported:
@@ -126,9 +157,11 @@ def summary(
     cohort: Annotated[str, typer.Argument(help="The cohort.")] = "reference",
 ) -> None:
     """The answer of an attributed cohort, from the warehouse."""
+    announce("reading the warehouse…")
+    workspace = _workspace()
     from tda_dagster.summary import print_summary
 
-    print_summary(_workspace(), cohort, console)
+    print_summary(workspace, cohort, console)
 
 
 @app.command()
@@ -219,6 +252,7 @@ def query_list() -> None:
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port of the web server.")] = 3000) -> None:
     """Start the Dagster UI on this workspace (`dagster dev` with its home set)."""
+    announce("starting Dagster…")
     from tda_dagster.execution import instance, prepare_home
     from tda_dagster.reconcile import reconcile
 

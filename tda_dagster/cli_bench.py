@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from tda_dagster.starting import announce
+
 if TYPE_CHECKING:
     from tda_dagster.workspace import Workspace
 
@@ -48,6 +50,7 @@ def attribution(
     study: StudyOption = None,
 ) -> None:
     """Score every method on the bench's study and print the verdict."""
+    announce("opening the bench's study, starting Dagster…")
     from tda_dagster.bench import run_bench
     from tda_dagster.bench.peers.bergson import PYTHON_VARIABLE
     from tda_dagster.summary import print_bench
@@ -67,6 +70,7 @@ def ground_truth(
     study: StudyOption = None,
 ) -> None:
     """Write what retraining showed on the bench as the folder that ships with the package."""
+    announce("opening the bench's study…")
     from tda_dagster.bench import export_ground_truth
 
     export_ground_truth(_study(study), folder)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tda_dagster.starting import announce
+
 if TYPE_CHECKING:
     from tda_dagster.turnover import Forecast, Turnover
     from tda_dagster.workspace import Workspace
@@ -36,11 +38,12 @@ def takedown(
     cohort: CohortOption = "reference",
 ) -> None:
     """What leaving tracks out would take, what would stay, and what still holds them."""
+    announce("reading the settings and the live dataset…")
+    workspace, console = _workspace(), Console()
     from tda_dagster import turnover
     from tda_dagster.params_file import put_setting
     from tda_dagster.settings import PARAMS_FILE
 
-    workspace, console = _workspace(), Console()
     _print(workspace, turnover.takedown(workspace, tracks), cohort, console)
     if apply:
         left_out = dict.fromkeys([*workspace.settings.dataset.taken_down, *tracks])
@@ -52,9 +55,10 @@ def takedown(
 
 def growth(cohort: CohortOption = "reference") -> None:
     """What taking in the manifest's new tracks would take, and what would stay."""
+    announce("reading the settings and the manifest…")
+    workspace = _workspace()
     from tda_dagster import turnover
 
-    workspace = _workspace()
     _print(workspace, turnover.growth(workspace), cohort, Console())
 
 

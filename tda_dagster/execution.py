@@ -5,19 +5,19 @@ same assets through the same definitions.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 from rich.console import Console
 
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS
-from tda_dagster.partitions import Partition, main_partitions, register
-from tda_dagster.progress import bars
+from tda_dagster.partitions import Partition, register
+from tda_dagster.progress import shown_on
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
 _DAGSTER_YAML = """telemetry:
@@ -25,6 +25,15 @@ _DAGSTER_YAML = """telemetry:
 nux:
   enabled: false
 """
+
+# Dagster's own capture points the terminal's descriptors at files and prints these from another
+# process, which tears the bars apart. What a command prints belongs to its terminal.
+_NO_CAPTURE = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
 
 
 class RunFailed(TdaError):
@@ -52,7 +61,7 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
     if not home.is_dir():
         raise TdaError(f"DAGSTER_HOME is {str(home)!r}, which is no folder; make it, or unset it")
     with _alone_in(home):  # Dagster makes the tables of a new home, and fails if others do so too
-        found = dg.DagsterInstance.get()
+        found = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE))
     with found:
         yield found
 
@@ -152,7 +161,7 @@ def _run(
 ) -> None:
     if not names:
         return
-    with bars(console):
+    with shown_on(console):
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=dagster,
             partition_key=partition.key if partition else None,
@@ -172,25 +181,3 @@ def _run(
                 "is in `tda ui`)"
             )
     raise RunFailed(f"run {result.run_id} failed; see `tda ui`")
-
-
-def write_digests(workspace: Workspace, cohort: str, names: Sequence[str] | None) -> None:
-    """Write the digests of what is live of each named group (all: None), of the cohort under the
-    methods of the main job, to data/digests/<group>.json, with nothing in it that differs between
-    two equal runs."""
-    partitions = main_partitions(workspace, cohort)
-    wanted = {
-        (name, declared.store_partition(partition))
-        for name, declared in STUDY_ASSETS.items()
-        for partition in partitions
-    }
-    found: dict[str, dict[str, str]] = {}
-    for ref in workspace.store.heads():
-        group, _, name = ref.recipe.asset.partition("/")
-        place = ref.recipe.partition
-        if (ref.recipe.asset, place) in wanted and (names is None or group in names):
-            found.setdefault(group, {})[f"{name}[{place}]"] = ref.digest
-    workspace.digests.mkdir(parents=True, exist_ok=True)
-    for group, digests in found.items():
-        path = workspace.digests / f"{group}.json"
-        path.write_text(json.dumps(digests, indent=2, sort_keys=True) + "\n", encoding="utf-8")
