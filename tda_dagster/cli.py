@@ -284,11 +284,12 @@ def export(
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
-    """Lay out a new study: params.yaml, a cohort, dvc.yaml."""
-    from tda_dagster.scaffold import lay_out
+    """Lay out a new study: settings, a cohort, stages, a manifest to fill; say what comes next."""
+    from tda_dagster.scaffold import lay_out, next_steps
 
     for path in lay_out(folder):
-        console.print(f"wrote {path}")
+        console.print(f"wrote {path}", highlight=False, markup=False)
+    console.print(next_steps(folder), highlight=False, markup=False)
 
 
 cli_bench.register(app)

@@ -117,9 +117,10 @@ def _lay_out_music(workspace: Workspace, laid: _Laid) -> None:
 
 
 def _lay_out_pipeline(workspace: Workspace, laid: _Laid) -> None:
-    uri = workspace.settings.model.pipeline
+    model = workspace.settings.model
+    uri = model.pipeline
     if uri is None:
-        laid.text("pipeline", "the reference model")
+        laid.text("pipeline", f"the reference model, {model.training.frames} frames")
     elif _is_url(uri):
         from tda_dagster.diffusion.opening import pipeline_stamp
 

@@ -53,11 +53,13 @@ def print_summary(workspace: Workspace, cohort: str, console: Console) -> None:
             highlight=False,
         )
     console.print()
-    console.print("warehouse  " + _short(workspace, database), highlight=False)
+    page = workspace.reports / f"{cohort}.html"
+    console.print(f"report     {_short(workspace, page)}  (open it to listen)", highlight=False)
+    console.print(f"warehouse  {_short(workspace, database)}", highlight=False)
+    console.print("ask it     tda sql rightsholder_shares  (more: tda sql --examples)")
     console.print(
-        "report     " + _short(workspace, workspace.reports / f"{cohort}.html"), highlight=False
+        'next       tda query add --prompt "…", then tda run mine; tda ui shows the graph'
     )
-    console.print('query it   tda sql --examples, or: tda sql "select * from v_query_summary"')
 
 
 _SPECS = """
