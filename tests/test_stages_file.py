@@ -11,8 +11,10 @@ from tda_dagster.attribution.methods import METHODS, method_class
 from tda_dagster.errors import TdaError
 from tda_dagster.execution import _select
 from tda_dagster.materialization import STUDY_ASSETS
+from tda_dagster.partitions import declared_partitions
 from tda_dagster.settings import Settings
 from tda_dagster.stages_file import StagesFile
+from tda_dagster.workspace import Workspace
 
 SHIPPED = Path(__file__).parents[1] / "dvc.yaml"
 STAGES = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))["stages"]
@@ -76,3 +78,15 @@ def test_running_the_inputs_every_time_changes_one_word(tmp_path: Path) -> None:
     assert yaml.safe_load(changed)["stages"]["inputs"]["always_changed"] is True
     StagesFile(tmp_path).run_inputs_always(False)
     assert (tmp_path / "dvc.yaml").read_text() == text
+
+
+@pytest.mark.parametrize("first", ["reference", "zebra"])
+def test_the_stages_cohort_is_the_first_that_is_listed(tmp_path: Path, first: str) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    (tmp_path / "cohorts").mkdir()
+    for name in ("another", "reference", "zebra"):
+        (tmp_path / "cohorts" / f"{name}.yaml").write_text("queries: [{prompt: a tune}]")
+    stages = {"stages": {"cohort": {"cmd": f"tda materialize cohort -c {first}"}}}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(stages))
+    listed = [partition.cohort for partition in declared_partitions(Workspace(tmp_path))]
+    assert listed == [first, *sorted({"another", "reference", "zebra"} - {first})]
