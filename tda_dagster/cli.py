@@ -84,7 +84,7 @@ def inputs_command() -> None:
     console.print(f"linked {laid.links} files and folders in data/inputs", highlight=False)
     for unseen in laid.unseen:
         console.print(
-            f"{unseen}: DVC cannot compare that, so dvc.yaml lets it run `tda inputs` every time",
+            f"DVC cannot compare {unseen}, so dvc.yaml has it run `tda inputs` every time",
             highlight=False,
             markup=False,
         )

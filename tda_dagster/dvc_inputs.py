@@ -89,7 +89,8 @@ class _Laid:
             _link(folder / file, target, self._root)
         self.count += len(there)
         if len(there) < len(targets):
-            self.unseen.append(f"{len(targets) - len(there)} files of the {source} are not there")
+            missing = len(targets) - len(there)
+            self.unseen.append(f"files of the {source} that are not there ({missing})")
 
 
 def _lay_out_music(workspace: Workspace, laid: _Laid) -> None:
@@ -112,7 +113,7 @@ def _lay_out_music(workspace: Workspace, laid: _Laid) -> None:
         laid.link("manifest", Path(manifest))
     else:
         laid.text("manifest", audio_stamp(manifest))
-        laid.unseen.append("the manifest or its audio is not on this machine")
+        laid.unseen.append("a manifest or audio that is not on this machine")
     laid.links("audio", local, "manifest")
 
 
@@ -125,7 +126,7 @@ def _lay_out_pipeline(workspace: Workspace, laid: _Laid) -> None:
         from tda_dagster.diffusion.opening import pipeline_stamp
 
         laid.text("pipeline", pipeline_stamp(uri))
-        laid.unseen.append("the pipeline is not on this machine")
+        laid.unseen.append("a pipeline that is not on this machine")
     elif (workspace.root / uri).exists():
         laid.link("pipeline", workspace.root / uri)
     else:

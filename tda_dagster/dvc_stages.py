@@ -48,14 +48,15 @@ class RunRecord:
         if INPUTS_STAGE in stages:
             lay_out_inputs(self._workspace)
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", "commit", "--force", "--quiet", *stages],
+            [sys.executable, "-m", "dvc", "commit", "--force", *stages],
             cwd=root,
             env={**os.environ, "DVC_NO_ANALYTICS": "1"},
             capture_output=True,
             text=True,
         )
         if done.returncode:
-            return (done.stderr.strip().splitlines() or ["dvc commit failed"])[0]
+            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+            return (said or ["`dvc commit` failed"])[0].removeprefix("ERROR: ").rstrip(".")
         return None
 
     def _declared(self) -> list[bytes]:

@@ -110,8 +110,8 @@ def test_what_cannot_be_linked_is_asked_for_every_time(make_study: MakeStudy) ->
     os.mkfifo(workspace.root / "music" / "pipe.wav")
     laid = lay_out_inputs(workspace)
     assert laid.unseen == (
-        "3 files of the manifest are not there",
-        "1 files of the cohort are not there",
+        "files of the manifest that are not there (3)",
+        "files of the cohort that are not there (1)",
     )
     assert always(workspace)
     assert sum(name.startswith("audio/") for name in contents(workspace)) == 1
