@@ -33,6 +33,18 @@ def test_a_stage_depends_on_every_section_that_its_assets_read(stage: str) -> No
     assert set(STAGES[stage]["deps"]) >= {"data/inputs/assets", "data/inputs/version"}
 
 
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "inputs"])
+def test_a_stage_depends_on_the_digests_of_what_its_assets_are_made_from(stage: str) -> None:
+    names = _select(shlex.split(STAGES[stage]["cmd"])[2:])
+    made_from = {n for name in names for n in _inputs(name) if not STUDY_ASSETS[n].on_request}
+    groups = {name.split("/")[0] for name in made_from - set(names)}
+    assert {f"data/digests/{group}.json" for group in groups} <= set(STAGES[stage]["deps"])
+
+
+def _inputs(name: str) -> tuple[str, ...]:
+    return (*STUDY_ASSETS[name].inputs, *STUDY_ASSETS[name].gathers)
+
+
 def test_every_input_that_is_laid_out_is_one_that_a_stage_depends_on() -> None:
     laid = {path for out in STAGES["inputs"]["outs"] for path in out}
     used = {dep for stage in STAGES.values() for dep in stage.get("deps", [])}
