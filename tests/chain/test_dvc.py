@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chain.conftest import Study, own_study
+from chain.conftest import RemoteStudy, Study, own_study
+from s3_server import BUCKET, S3Server, s3_server  # noqa: F401  (a fixture)
 
 from tda_dagster.store import ArtifactStore
 
@@ -173,3 +174,22 @@ def test_dvc_runs_what_has_changed_and_takes_back_what_was_there(own: Study) -> 
     assert digests.read_text() == before
     assert "✓ dataset/latents            cached" in said
     assert changed_stages(own) == {"base", "attribution", "warehouse"}  # which never ran
+
+
+def test_music_in_a_bucket_is_asked_for_every_time(
+    own: Study,
+    s3_server: S3Server,  # noqa: F811
+) -> None:
+    study, files = RemoteStudy(own.root, s3_server), s3_server.filesystem()
+    files.put(f"{study.root}/music/", f"{BUCKET}/own-music/", recursive=True)
+    settings = yaml.safe_load((study.root / "params.yaml").read_text())
+    settings["dataset"]["manifest"] = f"s3://{BUCKET}/own-music/manifest.csv"
+    (study.root / "params.yaml").write_text(yaml.safe_dump(settings))
+    stamp = study.root / "data" / "inputs" / "manifest"
+    study.run("dvc", "repro", "inputs")
+    before = stamp.read_bytes()
+    study.run("dvc", "repro", "inputs")
+    assert stamp.read_bytes() == before
+    files.pipe(f"{BUCKET}/own-music/tone4.wav", b"other audio")
+    assert "Running stage 'inputs'" in study.run("dvc", "repro", "inputs").stdout
+    assert stamp.read_bytes() != before
