@@ -21,6 +21,7 @@ from tda_dagster.errors import TdaError
 from tda_dagster.faults import in_words
 from tda_dagster.interruption import interruptible
 from tda_dagster.masking import masked
+from tda_dagster.starting import announce
 from tda_dagster.terminal import Terminal
 
 app = typer.Typer(
@@ -45,16 +46,23 @@ def run(
     cohort: Annotated[str, typer.Argument(help="The cohort to attribute.")] = "reference",
 ) -> None:
     """The main job: everything the cohort's attribution needs, then the answer."""
-    from tda_dagster.dvc_figures import write_figures
-    from tda_dagster.execution import materialize, write_digests
+    announce(f"tda run {cohort}: reading the settings, starting Dagster…")
+    workspace = open_workspace()
+    from tda_dagster.dvc_stages import RunRecord, write_outputs
+    from tda_dagster.execution import materialize
     from tda_dagster.partitions import main_partitions
+    from tda_dagster.stages_file import StagesFile
     from tda_dagster.summary import print_summary
 
-    workspace = open_workspace()
+    of_the_stages = cohort == StagesFile(workspace.root).cohort
     partitions = main_partitions(workspace, cohort)
+    record = RunRecord(workspace)
     materialize(workspace, partitions, names=None, console=console)
-    write_digests(workspace, cohort, None)
-    write_figures(workspace, cohort)
+    if of_the_stages:
+        write_outputs(workspace, None)
+        problem = record.commit()
+        if problem is not None:
+            announce(f"DVC was not told of this run: {problem}. `dvc repro` finds it in the store.")
     print_summary(workspace, cohort, console)
 
 
@@ -65,18 +73,32 @@ def materialize_command(
     ] = None,
     cohort: CohortOption = "reference",
 ) -> None:
-    """Materialise some of the graph and list the groups' digests in data/digests/GROUP.json; with
-    the warehouse, write the figures that DVC compares."""
-    from tda_dagster.dvc_figures import write_figures
-    from tda_dagster.execution import materialize, write_digests
-    from tda_dagster.partitions import main_partitions
-
+    """Materialise some of the graph. For the cohort of the stages in dvc.yaml, write what DVC
+    compares, too: the groups' digests (data/digests) and, with the warehouse, the figures."""
+    announce(" ".join(["tda materialize", *(names or [])]) + ": starting Dagster…")
     workspace = open_workspace()
+    from tda_dagster.dvc_stages import write_outputs
+    from tda_dagster.execution import materialize
+    from tda_dagster.partitions import main_partitions
+    from tda_dagster.stages_file import StagesFile
+
     partitions = main_partitions(workspace, cohort)
     materialize(workspace, partitions, names=names, console=console)
-    write_digests(workspace, cohort, names)
-    if names is None or {"warehouse", "warehouse/duckdb"} & set(names):
-        write_figures(workspace, cohort)
+    if cohort == StagesFile(workspace.root).cohort:
+        write_outputs(workspace, names)
+
+
+@app.command("inputs")
+def inputs_command() -> None:
+    """Lay out in data/inputs what the study reads from outside its store, for DVC to compare."""
+    from tda_dagster.dvc_inputs import lay_out_inputs
+
+    laid = lay_out_inputs(open_workspace())
+    console.print(f"linked {laid.links} files and folders in data/inputs")
+    for unseen in laid.unseen:
+        console.print(
+            f"DVC cannot compare {unseen}, so dvc.yaml has it run `tda inputs` every time",
+        )
 
 
 @app.command()
@@ -87,9 +109,10 @@ def experiment(
     ] = False,
 ) -> None:
     """Run an experiment of params.yaml, or list them: cohorts crossed with method specs."""
+    announce("reading the settings, starting Dagster…")
+    workspace = open_workspace()
     from tda_dagster import experiments, partitions, summary
 
-    workspace = open_workspace()
     if name is None:
         for known in workspace.settings.experiments:
             wanted = partitions.experiment_partitions(workspace, known)
@@ -104,28 +127,34 @@ def experiment(
 
 
 @app.command()
-def partitions() -> None:
-    """Register the cohorts and method specs with Dagster and list the partition keys, those of
-    the main job first."""
-    from tda_dagster.execution import instance
-    from tda_dagster.partitions import declared_partitions, register
-
+def partitions(
+    cohort: Annotated[
+        str | None, typer.Option("--cohort", "-c", help="Only the main job's of this cohort.")
+    ] = None,
+) -> None:
+    """Register the cohorts and method specs with Dagster and list the partition keys: first those
+    of the main job, of which the cohort of the stages in dvc.yaml comes first."""
+    announce("starting Dagster…")
     workspace = open_workspace()
+    from tda_dagster.execution import instance
+    from tda_dagster.partitions import declared_partitions, main_partitions, register
+
+    known = declared_partitions(workspace) if cohort is None else main_partitions(workspace, cohort)
     with instance(workspace) as dagster:
-        known = declared_partitions(workspace)
         register(dagster, workspace, known)
-        for partition in known:
-            console.print(str(partition.key))
+    for partition in known:
+        console.print(str(partition.key))
 
 
 @app.command()
 def reconcile() -> None:
     """Tell Dagster of what is live in the store without it having seen it made: by another
     machine, or found unchanged by DVC."""
+    announce("starting Dagster…")
+    workspace = open_workspace()
     from tda_dagster.execution import instance
     from tda_dagster.reconcile import reconcile
 
-    workspace = open_workspace()
     with instance(workspace) as dagster:
         reported = reconcile(workspace, dagster)
     for live in reported:
@@ -139,9 +168,11 @@ def summary(
     cohort: Annotated[str, typer.Argument(help="The cohort.")] = "reference",
 ) -> None:
     """The answer of an attributed cohort, from the warehouse."""
+    announce("reading the warehouse…")
+    workspace = open_workspace()
     from tda_dagster.summary import print_summary
 
-    print_summary(open_workspace(), cohort, console)
+    print_summary(workspace, cohort, console)
 
 
 @app.command()
@@ -160,11 +191,12 @@ def export(
 
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
-    """Lay out a new study: params.yaml, a cohort, dvc.yaml."""
-    from tda_dagster.scaffold import lay_out
+    """Lay out a new study: settings, a cohort, stages, a manifest to fill; say what comes next."""
+    from tda_dagster.scaffold import lay_out, next_steps
 
     for path in lay_out(folder):
         console.print(f"wrote {path}")
+    console.print(next_steps(folder))
 
 
 cli_bench.register(app)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tda_dagster.starting import announce
 from tda_dagster.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def attribution(
     study: StudyOption = None,
 ) -> None:
     """Score every method on the bench's study and print the verdict."""
+    announce("opening the bench's study, starting Dagster…")
     from tda_dagster.bench import run_bench
     from tda_dagster.bench.peers.bergson import PYTHON_VARIABLE
     from tda_dagster.summary import print_bench
@@ -70,6 +72,7 @@ def ground_truth(
     study: StudyOption = None,
 ) -> None:
     """Write what retraining showed on the bench as the folder that ships with the package."""
+    announce("opening the bench's study…")
     from tda_dagster.bench import export_ground_truth
 
     export_ground_truth(_study(study), folder)

@@ -3,19 +3,21 @@
 What belongs here: options and printing. Heavy imports wait until a command needs them.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
+
+from tda_dagster.starting import announce
+from tda_dagster.terminal import Terminal, json_text
 
 if TYPE_CHECKING:
     from tda_dagster.diffusion.opening.inspection import Inspection
 
-model_app = typer.Typer(no_args_is_help=True, help="The model whose music is attributed.")
+model_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The model whose music is attributed."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -36,28 +38,24 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Prove that a pipeline is complete and can be attributed, and say what it is made of."""
-    Console(stderr=True, soft_wrap=True).print(
-        Text(f"checking {path} …"), style="dim", highlight=False
-    )
+    announce(f"checking {path} …")
     from tda_dagster.diffusion.opening.inspection import inspect_pipeline
 
     found = inspect_pipeline(path)
     if as_json:
-        print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
+        print(json_text(asdict(found)))
         return
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     for lines in (_components(found), _facts(found), _groups(found)):
         for line in _aligned(lines):
-            console.print(Text(line))
+            console.print(line)
         console.print()
     for note in _notes(found):
-        console.print(Text.assemble(("note  ", "yellow"), note))
-    console.print(
-        Text.assemble(
-            ("ok  ", "green"),
-            "all tensors are there, finite and of the expected shapes; the tokenizer is the text "
-            "encoder's, the scheduler that of the objective; the parts work together",
-        )
+        console.say(("note  ", "yellow"), note)
+    console.say(
+        ("ok  ", "green"),
+        "all tensors are there, finite and of the expected shapes; the tokenizer is the text "
+        "encoder's, the scheduler that of the objective; the parts work together",
     )
 
 

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tda_dagster.cli_workspace import open_workspace
+from tda_dagster.starting import announce
 from tda_dagster.terminal import Terminal, one_line, styled
 
 if TYPE_CHECKING:
@@ -37,11 +38,12 @@ def takedown(
     cohort: CohortOption = "reference",
 ) -> None:
     """What leaving tracks out would take, what would stay, and what still holds them."""
+    announce("reading the settings and the live dataset…")
+    workspace, console = open_workspace(), Terminal()
     from tda_dagster import turnover
     from tda_dagster.params_file import put_setting
     from tda_dagster.settings import PARAMS_FILE
 
-    workspace, console = open_workspace(), Terminal()
     _print(workspace, turnover.takedown(workspace, tracks), cohort, console)
     if apply:
         left_out = dict.fromkeys([*workspace.settings.dataset.taken_down, *tracks])
@@ -53,9 +55,10 @@ def takedown(
 
 def growth(cohort: CohortOption = "reference") -> None:
     """What taking in the manifest's new tracks would take, and what would stay."""
+    announce("reading the settings and the manifest…")
+    workspace = open_workspace()
     from tda_dagster import turnover
 
-    workspace = open_workspace()
     _print(workspace, turnover.growth(workspace), cohort, Terminal())
 
 

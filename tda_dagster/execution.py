@@ -4,7 +4,6 @@ What belongs here: what `tda run`, `tda materialize` and DVC share. The browser'
 same assets through the same definitions.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import dagster as dg
-from rich.console import Console
+from dagster._core.instance.ref import InstanceRef
 
 from tda_dagster.errors import TdaError
 from tda_dagster.faults import of_environment
@@ -21,10 +20,10 @@ from tda_dagster.killed_runs import mark_killed_runs, process_tags
 from tda_dagster.leftovers import remove_leftovers
 from tda_dagster.locking import alone_in
 from tda_dagster.materialization import STUDY_ASSETS
-from tda_dagster.partitions import Partition, main_partitions, register
-from tda_dagster.progress import bars
+from tda_dagster.partitions import Partition, register
+from tda_dagster.progress import shown_on
 from tda_dagster.queries import check_cohort, check_segments
-from tda_dagster.terminal import styled
+from tda_dagster.terminal import Terminal, styled
 from tda_dagster.workspace import WORKSPACE_VARIABLE, Workspace
 
 _PROOF = "base/autoencoder"
@@ -35,6 +34,15 @@ _DAGSTER_YAML = """telemetry:
 nux:
   enabled: false
 """
+
+# Dagster's own capture points the terminal's descriptors at files and prints these from another
+# process, which tears the bars apart. What a command prints belongs to its terminal.
+_NO_CAPTURE = {
+    "compute_logs": {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
 
 
 _CHECKED_AGAINST = ("base/autoencoder", "dataset/manifest", "dataset/index")
@@ -73,7 +81,8 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
     try:
         # Dagster makes the tables of a new home, and fails if others do so at the same time.
         with alone_in(home):
-            found = dg.DagsterInstance.get()
+            reference = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
+            found = dg.DagsterInstance.from_ref(reference)
             mark_killed_runs(found)
     except Exception as error:
         if (words := of_environment(error)) is None:
@@ -106,7 +115,7 @@ def materialize(
     partitions: Sequence[Partition],
     *,
     names: Sequence[str] | None,
-    console: Console,
+    console: Terminal,
     choose: Callable[[Sequence[Partition]], Sequence[Partition]] = lambda partitions: partitions,
 ) -> None:
     """Materialise asset groups and assets by name for some partitions; None names all but those
@@ -153,8 +162,8 @@ def _check_queries(
     workspace: Workspace,
     cohorts: Sequence[str],
     shared: list[str],
-    run: Callable[[Partition | None, Sequence[str], Console], None],
-    console: Console,
+    run: Callable[[Partition | None, Sequence[str], Terminal], None],
+    console: Terminal,
 ) -> list[str]:
     """Refuse queries that cannot be attributed, and say how many windows recordings have. What is
     known only when the dataset is indexed is checked then, before a model is trained. Returns what
@@ -168,7 +177,7 @@ def _check_queries(
             check_segments(workspace, name)
     for check in checks:
         for piece, length in check.lengths.items():
-            console.print(f"{piece}: {length}", highlight=False, markup=False)
+            console.print(f"{piece}: {length}")
     return shared
 
 
@@ -214,11 +223,11 @@ def _run(
     dagster: dg.DagsterInstance,
     partition: Partition | None,
     names: Sequence[str],
-    console: Console,
+    console: Terminal,
 ) -> None:
     if not names:
         return
-    with bars(console):
+    with shown_on(console):
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=dagster,
             partition_key=partition.key if partition else None,
@@ -231,7 +240,7 @@ def _run(
     for check in result.get_asset_check_evaluations():
         if not check.passed and check.severity is dg.AssetCheckSeverity.WARN:
             warning = f"{check.asset_key.to_user_string()}: {check.metadata['detail'].value}"
-            console.print("warning:", warning, style="yellow", highlight=False, markup=False)
+            console.print("warning:", warning, style="yellow")
     if not result.success:
         raise RunFailed(f"{_cause(result)} (run {result.run_id})")
 
@@ -254,25 +263,3 @@ def _cause(result: dg.ExecuteInProcessResult) -> str:
             name = (event.step_key or "").replace("__", "/")
             return f"{name}: Dagster could not run it; the whole story is in `tda ui`"
     return "the run failed before its first asset; the whole story is in `tda ui`"
-
-
-def write_digests(workspace: Workspace, cohort: str, names: Sequence[str] | None) -> None:
-    """Write the digests of what is live of each named group (all: None), of the cohort under the
-    methods of the main job, to data/digests/<group>.json, with nothing in it that differs between
-    two equal runs."""
-    partitions = main_partitions(workspace, cohort)
-    wanted = {
-        (name, declared.store_partition(partition))
-        for name, declared in STUDY_ASSETS.items()
-        for partition in partitions
-    }
-    found: dict[str, dict[str, str]] = {}
-    for ref in workspace.store.heads():
-        group, _, name = ref.recipe.asset.partition("/")
-        place = ref.recipe.partition
-        if (ref.recipe.asset, place) in wanted and (names is None or group in names):
-            found.setdefault(group, {})[f"{name}[{place}]"] = ref.digest
-    workspace.digests.mkdir(parents=True, exist_ok=True)
-    for group, digests in found.items():
-        path = workspace.digests / f"{group}.json"
-        path.write_text(json.dumps(digests, indent=2, sort_keys=True) + "\n", encoding="utf-8")

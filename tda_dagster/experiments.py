@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from rich.console import Console
 
 from tda_dagster.attribution.methods import UnlearningSpec
 from tda_dagster.attribution.sweep import sweep
@@ -23,6 +22,7 @@ from tda_dagster.materialization import STUDY_ASSETS
 from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import Partition, experiment_partitions
 from tda_dagster.queries import count_windows
+from tda_dagster.terminal import Terminal
 from tda_dagster.workspace import Workspace
 
 _TIMED_SEGMENTS = 32
@@ -30,7 +30,7 @@ _PER_PARTITION_S = 4.0
 """Seconds that a partition takes beside models: runs, tables, checks."""
 
 
-def run_experiment(workspace: Workspace, name: str, console: Console) -> None:
+def run_experiment(workspace: Workspace, name: str, console: Terminal) -> None:
     """Run what is not yet there of an experiment; says first what that will cost."""
     from tda_dagster.execution import materialize  # imports the definitions, which import this
 
@@ -177,7 +177,7 @@ def experiment_jobs(workspace: Workspace) -> list[dg.JobDefinition]:
 def _job(name: str) -> dg.JobDefinition:
     @dg.op(name=f"run_{name}")
     def run(context: dg.OpExecutionContext) -> None:
-        console = Console(quiet=True)
+        console = Terminal(quiet=True)
         workspace = Workspace.find()
         context.log.info(f"experiment {name}: {len(experiment_partitions(workspace, name))} runs")
         run_experiment(workspace, name, console)

@@ -19,6 +19,7 @@ from tda_dagster.attribution.methods import (
     read_spec,
 )
 from tda_dagster.settings import SettingsError
+from tda_dagster.stages_file import StagesFile
 from tda_dagster.store import ArtifactStore, Recipe
 from tda_dagster.workspace import Workspace
 
@@ -71,8 +72,9 @@ def register(
 
 def declared_partitions(workspace: Workspace) -> list[Partition]:
     """All that the settings ask for and there are cohorts for: every cohort under the methods of
-    the main job, then every experiment."""
-    cohorts = workspace.cohorts()
+    the main job, the stages' one (`dvc.yaml`) first, then every experiment."""
+    first = StagesFile(workspace.root).cohort
+    cohorts = sorted(workspace.cohorts(), key=lambda name: (name != first, name))
     wanted = [p for name in cohorts for p in main_partitions(workspace, name)]
     for name in workspace.settings.experiments:
         wanted += [p for p in experiment_partitions(workspace, name) if p.cohort in cohorts]

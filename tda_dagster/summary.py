@@ -64,9 +64,13 @@ def print_summary(workspace: Workspace, cohort: str, console: Terminal) -> None:
         if row["windows"] > 1:
             _print_windows(database, key, row, console)
     console.print()
-    console.print("warehouse  " + _short(workspace, database))
-    console.print("report     " + _short(workspace, workspace.reports / f"{cohort}.html"))
-    console.print('query it   tda sql --examples, or: tda sql "select * from v_query_summary"')
+    page = workspace.reports / f"{cohort}.html"
+    console.print(f"report     {_short(workspace, page)}  (open it to listen)")
+    console.print(f"warehouse  {_short(workspace, database)}")
+    console.print("ask it     tda sql rightsholder_shares  (more: tda sql --examples)")
+    console.print(
+        'next       tda query add --prompt "…", then tda run mine; tda ui shows the graph'
+    )
 
 
 def _print_windows(

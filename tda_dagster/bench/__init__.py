@@ -11,7 +11,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.errors import TdaError
@@ -26,6 +25,7 @@ from tda_dagster.evaluation.ground_truth import (
 from tda_dagster.execution import materialize
 from tda_dagster.partitions import Partition, experiment_partitions
 from tda_dagster.store import Artifact
+from tda_dagster.terminal import Terminal
 from tda_dagster.workspace import Workspace
 
 SCORED = (
@@ -56,7 +56,7 @@ def lay_out_study(folder: Path, *, stored: bool = True) -> None:
 
 
 def run_bench(
-    workspace: Workspace, experiments: Sequence[str], *, removal: bool, console: Console
+    workspace: Workspace, experiments: Sequence[str], *, removal: bool, console: Terminal
 ) -> None:
     """Score the methods of some experiments of the bench's study and hold them against ground
     truth; with `removal`, leave out of training what each of them found most influential, too.

@@ -30,7 +30,11 @@ from tda_dagster.diffusion.model import ModelError, MusicModel
 warnings.filterwarnings("ignore", module="torchsde")
 
 # Every caption that is cut at the tokenizer's length would be announced again in every sweep.
-logging.getLogger("diffusers.pipelines.stable_audio.pipeline_stable_audio").setLevel(logging.ERROR)
+for _announcer in (
+    "diffusers.pipelines.stable_audio.pipeline_stable_audio",
+    "transformers.tokenization_utils_base",
+):
+    logging.getLogger(_announcer).setLevel(logging.ERROR)
 
 
 # More tokens than this are the placeholder of a tokenizer whose own limit is missing.

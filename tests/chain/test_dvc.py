@@ -1,12 +1,15 @@
 """DVC decides whether, Dagster records: the two never disagree, and DVC compares what came out."""
 
 import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from chain.conftest import Study
+from chain.conftest import RemoteStudy, Study, own_study
+from s3_server import BUCKET, S3Server, s3_server  # noqa: F401  (a fixture)
 
 from tda_dagster.store import ArtifactStore
 
@@ -74,3 +77,119 @@ def test_an_experiment_can_be_compared_and_undone(tracked: Study) -> None:
     assert "knows of everything" in tracked.run("tda", "reconcile").stdout
     again = tracked.run("dvc", "repro")
     assert "Data and pipelines are up to date" in again.stdout + again.stderr
+
+
+@pytest.fixture
+def own(tmp_path: Path, oobleck_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Somebody's own music and model under git and DVC, run by a package installed elsewhere."""
+    study = own_study(tmp_path / "own", oobleck_folder)
+    site = tmp_path / "site"
+    for package in ("tda_dagster", "assets", "warehouse"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.duckdb")
+        shutil.copytree(ROOT / package, site / package, ignore=ignored)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    shutil.copytree(oobleck_folder, study.root / "models" / "mine")
+    settings = yaml.safe_load((study.root / "params.yaml").read_text())
+    settings["model"]["pipeline"] = "models/mine"
+    (study.root / "params.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copy(study.root / "music" / "tone3.wav", study.root / "query.wav")
+    (study.root / "cohorts" / "reference.yaml").write_text(
+        'queries: [{prompt: "a fast violin dance"}, {audio: query.wav, caption: a tone}]\n'
+    )
+    (study.root / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    git(study, "init", "-q")
+    study.run("dvc", "init", "-q")
+    return study
+
+
+def changed_stages(study: Study) -> set[str]:
+    """The stages that DVC would run before it knows what they give to others."""
+    return set(json.loads(study.run("dvc", "status", "--json").stdout))
+
+
+def figures_of(study: Study) -> dict[str, bytes]:
+    """What DVC compares, by file."""
+    folder = study.root / "data"
+    files = [folder / "metrics.json", *folder.glob("plots/*"), *folder.glob("digests/*")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_dvc_sees_whatever_a_user_changes(own: Study, tmp_path: Path) -> None:
+    said = own.run("tda", "run").stdout.splitlines()
+    started = [line.split()[1] for line in said if re.fullmatch(r"  … \w+/\w+", line)]
+    finished = [line.split()[1] for line in said if line.startswith("  ✓")]
+    assert started == finished
+    assert len(set(started)) == 21
+    assert changed_stages(own) == set()
+
+    every = {"inputs", "dataset", "base", "attribution", "warehouse"}
+    version = tmp_path / "site" / "tda_dagster" / "version.py"
+    weights = next((own.root / "models" / "mine" / "transformer").glob("*.safetensors"))
+    declaration = tmp_path / "site" / "assets" / "base.py"
+    for path, stages in {
+        own.root / "music" / "manifest.csv": {"inputs", "dataset"},
+        own.root / "music" / "tone4.wav": {"inputs", "dataset"},
+        weights: {"inputs", "dataset", "base"},
+        own.root / "query.wav": {"inputs", "attribution"},
+        own.root / "cohorts" / "reference.yaml": {"inputs", "attribution"},
+        declaration: every,
+        version: every,
+    }.items():
+        kept = path.read_bytes()
+        path.write_bytes(kept + b"\n# changed\n")
+        assert changed_stages(own) == stages, path
+        path.write_bytes(kept)
+        assert changed_stages(own) == set(), path
+
+    # Another cohort is nothing to DVC.
+    before = figures_of(own)
+    own.run("tda", "query", "add", "--prompt", "a slow organ prelude", "--cohort", "mine")
+    own.run("tda", "run", "mine")
+    assert figures_of(own) == before
+    assert changed_stages(own) == set()
+
+
+def test_dvc_runs_what_has_changed_and_takes_back_what_was_there(own: Study) -> None:
+    manifest, late = own.root / "music" / "manifest.csv", own.root / "music" / "late.wav"
+    digests = own.root / "data" / "digests" / "dataset.json"
+    kept = manifest.read_text()
+    own.run("dvc", "repro", "dataset")
+    before = digests.read_text()
+    assert "Running" not in own.run("dvc", "repro", "dataset").stdout
+    # A file that is listed and not there is rejected, and missed at every look.
+    manifest.write_text(kept + "late.wav,a tone,late,label 1,90\n")
+    said = own.run("dvc", "repro", "dataset").stdout
+    assert "Running stage 'dataset'" in said
+    assert "files of the manifest that are not there (1)" in said
+    rejected = digests.read_text()
+    said = own.run("dvc", "repro", "dataset").stdout
+    assert "Running stage 'inputs'" in said
+    assert "Running stage 'dataset'" not in said
+    shutil.copy(own.root / "music" / "tone5.wav", late)
+    assert "Running stage 'dataset'" in own.run("dvc", "repro", "dataset").stdout
+    assert len({before, rejected, digests.read_text()}) == 3
+    manifest.write_text(kept)
+    late.unlink()
+    said = own.run("dvc", "repro", "dataset").stdout
+    assert digests.read_text() == before
+    assert "✓ dataset/latents            cached" in said
+    assert changed_stages(own) == {"base", "attribution", "warehouse"}  # which never ran
+
+
+def test_music_in_a_bucket_is_asked_for_every_time(
+    own: Study,
+    s3_server: S3Server,  # noqa: F811
+) -> None:
+    study, files = RemoteStudy(own.root, s3_server), s3_server.filesystem()
+    files.put(f"{study.root}/music/", f"{BUCKET}/own-music/", recursive=True)
+    settings = yaml.safe_load((study.root / "params.yaml").read_text())
+    settings["dataset"]["manifest"] = f"s3://{BUCKET}/own-music/manifest.csv"
+    (study.root / "params.yaml").write_text(yaml.safe_dump(settings))
+    stamp = study.root / "data" / "inputs" / "manifest"
+    study.run("dvc", "repro", "inputs")
+    before = stamp.read_bytes()
+    study.run("dvc", "repro", "inputs")
+    assert stamp.read_bytes() == before
+    files.pipe(f"{BUCKET}/own-music/tone4.wav", b"other audio")
+    assert "Running stage 'inputs'" in study.run("dvc", "repro", "inputs").stdout
+    assert stamp.read_bytes() != before

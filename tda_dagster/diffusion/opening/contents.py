@@ -111,8 +111,8 @@ def examine(folder: Path) -> Contents:
             empty = empty_module(module.kind, module.folder)
             require_fit(module.weights.tensors, empty)
             # With the defaults of what config.json leaves out.
-            config: Any = empty.config
-            settings[name] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+            defaults: Any = empty.config
+            settings[name] = defaults.to_dict() if hasattr(defaults, "to_dict") else dict(defaults)
     adapter.require_consistent(settings)
     return Contents(folder, adapter, modules, scheduler, tokenizer_kind, tuple(notes))
 
