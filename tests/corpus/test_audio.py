@@ -8,6 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 import soundfile
+from mp3_files import mp3
 
 from tda_dagster.corpus import AudioError, RejectReason, SegmentSpec, decode_audio, open_audio
 from tda_dagster.corpus.location import resolve
@@ -129,6 +130,90 @@ def test_not_finite(tmp_path: Path, value: float, channels: int) -> None:
     with pytest.raises(AudioError) as caught:
         decode_audio(str(path), SPEC)
     assert caught.value.reason is RejectReason.NOT_FINITE
+
+
+@pytest.mark.parametrize("rate", [1, 100, 3_999, 768_001, 2_000_000_000])
+def test_a_sample_rate_that_no_recording_has(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(440, 20_000), 20_000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=rf"sample rate is {rate} Hz, .* 4000 \.\.\. 768000") as e:
+        decode_audio(str(path), SPEC)
+    assert e.value.reason is RejectReason.IMPLAUSIBLE
+
+
+@pytest.mark.parametrize("rate", [4_000, 8_000, 768_000])
+def test_the_lowest_and_highest_rates(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sine(440, rate), rate)
+    assert loudest_hz(decode_audio(str(path), SPEC)[0], 16_000) == pytest.approx(440, abs=0.6)
+
+
+def test_more_than_memory_holds_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FLAC file of silence has few bytes; its header may say how much it holds, or nothing."""
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros(60 * 48_000, np.float32), 48_000)
+    known = path.read_bytes()
+    assert len(known) < 20_000
+    unknown = bytearray(known)
+    unknown[21] &= 0xF0
+    unknown[22:26] = bytes(4)
+    monkeypatch.setattr("tda_dagster.corpus.audio.MOST_VALUES", 60 * 16_000)
+    for content in (known, bytes(unknown)):
+        path.write_bytes(content)
+        assert decode_audio(str(path), SPEC).shape == (1, 60 * 16_000)
+    monkeypatch.setattr("tda_dagster.corpus.audio.MOST_VALUES", 60 * 16_000 - 1)
+    for content in (known, bytes(unknown)):
+        path.write_bytes(content)
+        with pytest.raises(AudioError, match=r"a track may have at most .* h: split it") as caught:
+            decode_audio(str(path), SPEC)
+        assert caught.value.reason is RejectReason.TOO_LONG
+
+
+@pytest.mark.parametrize("peak", [1e30, 32_767.0, 127.0, 17.0])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_samples_on_another_scale(tmp_path: Path, peak: float, channels: int) -> None:
+    path = tmp_path / "a.wav"
+    audio = np.zeros((300_000, channels), np.float32)
+    audio[-1, -1] = peak
+    soundfile.write(path, audio, 48_000, subtype="FLOAT")
+    with pytest.raises(
+        AudioError, match=r"where full scale is 1: scale it to -1 \.\.\. 1"
+    ) as caught:
+        decode_audio(str(path), SPEC)
+    assert caught.value.reason is RejectReason.IMPLAUSIBLE
+
+
+def test_a_loud_master_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, 8 * sine(440, 16_000), 16_000, subtype="FLOAT")
+    assert np.abs(decode_audio(str(path), SPEC)).max() == pytest.approx(4.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".aiff", ".mp3"])
+def test_no_frames(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    soundfile.write(path, np.zeros(0), 16_000)
+    with pytest.raises(AudioError) as caught:
+        decode_audio(str(path), SPEC)
+    assert caught.value.reason in (RejectReason.TOO_SHORT, RejectReason.UNREADABLE)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_long_mp3_is_decoded_without_seams(tmp_path: Path, header: bool) -> None:
+    """Whoever seeks after each block hears a click there: the sine must stay one."""
+    path = tmp_path / "a.mp3"
+    path.write_bytes(mp3(sine(441, 44_100, 20.0), 44_100, level=0.1, header=header))
+    spec = dataclasses.replace(SPEC, sample_rate_hz=44_100)
+    samples = decode_audio(str(path), spec)[0, 2000:-4000]
+    assert len(samples) > 1 << 19
+    expected = samples[:100]
+    for start in range(0, len(samples) - 100, 100):  # 100 samples are one period
+        np.testing.assert_allclose(samples[start : start + 100], expected, atol=0.02)
 
 
 def test_urls(tmp_path: Path) -> None:
