@@ -34,9 +34,11 @@ def test_the_whole_chain_on_a_manifest_and_a_pipeline(own: Study) -> None:
     database = own.root / "warehouse" / "attribution.duckdb"
     tracks = query(database, "select count(*) n, count(distinct rightsholder) r from dim_track")
     assert tracks.row(0) == (10, 3)
-    assert query(database, "select sum(share) s from v_rightsholder_share group by query_id")[
-        "s"
-    ].to_list() == pytest.approx([1.0, 1.0])
+    sums = query(database, "select sum(share) s from v_piece_rightsholder_share group by piece_id")
+    assert sums["s"].to_list() == pytest.approx([1.0, 1.0])
+    # The recording of 0.45 s is longer than the model's window of 0.128 s.
+    windows = query(database, "select windows from v_piece_summary order by query_index")
+    assert windows["windows"].to_list() == [1, 4]
     page = (own.root / "data" / "report" / "reference.html").read_text(encoding="utf-8")
     assert HOSTILE not in page
     # An audio file that changes makes its dependents stale and then anew, and nothing else.
