@@ -24,6 +24,8 @@ _LEAST_SHARE = 0.0005
 """Changes of shares below this are not shown: they would print as nothing."""
 _SHOWN_NAMES = 12
 _SHOWN_USERS = 3
+_SPECS = "method/spec"
+"""As `partitions.SPEC_ASSET`, which cannot be had without importing Dagster, and that is slow."""
 
 
 def lineage_view(found: ScoreLineage) -> Group:
@@ -178,8 +180,6 @@ def _user(problem: Problem) -> str:
 
 
 def _remedy(problem: Problem) -> str:
-    from tda_dagster.partitions import SPEC_ASSET  # Dagster is slow to import, and rarely needed
-
     if not problem.asset:
         if problem.needed:
             return problem.detail
@@ -197,7 +197,7 @@ def _remedy(problem: Problem) -> str:
         return "put the file back from a backup; nothing in the study makes it"
     if not problem.needed:
         return "nothing; it is made again if it is asked for"
-    if problem.asset == SPEC_ASSET:
+    if problem.asset == _SPECS:
         return "run `tda partitions`, which writes it again"
     cohort = problem.partition.partition("|")[0]
     option = f" --cohort {cohort}" if cohort else ""

@@ -78,7 +78,7 @@ class PlainFolders:
     def _build(self, artifact: Artifact, folder: Path) -> None:
         with self.staging.folder() as unfinished:
             copy = unfinished / "copy"
-            artifact.export(copy)
+            artifact.write_files(copy)
             for name in artifact.files:
                 (copy / name).chmod(0o444)
             if folder.is_symlink() or folder.is_file():

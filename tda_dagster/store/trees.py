@@ -82,14 +82,15 @@ class Artifact:
         """Write all files below `folder`, which may exist; files of the same names are replaced,
         others left alone. Each file appears whole or not at all."""
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            self.write_files(folder)
+
+    def write_files(self, folder: Path) -> None:
+        """The same, but what the operating system refuses is raised as it is, as OSError."""
+        folder.mkdir(parents=True, exist_ok=True)
         names: dict[str, list[str]] = defaultdict(list)
         for name, entry in self.files.items():
             names[entry.digest].append(name)
-        with (
-            disk_errors(folder),
-            tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished,
-        ):
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as unfinished:
 
             def write(digest: str) -> None:
                 copy = Path(unfinished, digest)

@@ -76,6 +76,21 @@ def test_verify_names_the_damage_and_what_to_do(study: Any, tda: Tda) -> None:
     assert tda("verify").exit_code == 0
 
 
+def test_verify_all_also_looks_at_shards_and_copies(study: Any, tda: Tda) -> None:
+    study.make()
+    assert tda("verify", "--all").exit_code == 0
+    shard = next(r for r in study.store.refs() if r.recipe.asset == "dataset/latents/shard")
+    path = study.store.local_file(shard.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"x" * path.stat().st_size)
+    assert tda("verify").exit_code == 0
+    answer = tda("verify", "--all")
+    assert answer.exit_code == 1
+    (line,) = [line for line in answer.output.splitlines() if "corrupt" in line]
+    for words in (str(path), "dataset/latents/shard", "made again if it is asked for"):
+        assert words in line
+
+
 def _file(study: Any, made: Any, asset: str) -> bytes:
     artifact = study.store.artifact(made[asset].digest)
     data: bytes = artifact.read_bytes(artifact.entries[0])

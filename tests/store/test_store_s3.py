@@ -27,7 +27,9 @@ from s3_server import (
 
 from tda_dagster.errors import TdaError
 from tda_dagster.object_storage import ObjectStorageError
-from tda_dagster.store import ArtifactStore, CorruptArtifact, Recipe, digest_of
+from tda_dagster.store import ArtifactStore, CorruptArtifact, CorruptRecord, Recipe, digest_of
+from tda_dagster.store.snapshots import add_snapshot, list_snapshots, read_snapshot
+from tda_dagster.store.verification import verify_needed
 
 LARGE = 40_000_000  # travels in five parts
 
@@ -342,6 +344,63 @@ def test_verify_does_not_take_an_unreachable_store_for_a_damaged_one(
     proxy.add("status", "GET", made.artifact.files["weights"].digest, times=10_000)
     with pytest.raises(ObjectStorageError, match="HTTP 500"):
         study.open(patience_s=0.5).verify()
+
+
+@pytest.mark.parametrize("kind", ["flip", "truncate"])
+@pytest.mark.parametrize("folder", ["refs", "heads", "snapshots"])
+def test_a_record_that_comes_wrong_is_read_again(
+    proxy: FaultyProxy, study: Study, folder: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = study.open().materialize(recipe(), writes(b"weights"))
+    add_snapshot(study.open(), "v1")
+    uses: dict[str, list[Callable[[ArtifactStore], object]]] = {
+        "refs": [
+            lambda store: store.find(recipe()) == made.ref,
+            lambda store: list(store.refs()) == [made.ref],
+            lambda store: store.heads() == [made.ref],
+            lambda store: store.materialize(recipe(), writes(b"other")).cached,
+        ],
+        "heads": [
+            lambda store: store.head("base/checkpoint") == made.ref,
+            lambda store: store.heads() == [made.ref],
+            lambda store: store.partitions("base/checkpoint") == [""],
+            lambda store: verify_needed(store) == [],
+        ],
+        "snapshots": [
+            lambda store: list_snapshots(store)[0].name == "v1",
+            lambda store: read_snapshot(store, "v1").pins[0].digest == made.ref.digest,
+            lambda store: verify_needed(store) == [],
+        ],
+    }
+    (name,) = study.files(folder)
+    for use in uses[folder]:
+        fault = proxy.add(kind, "GET", name, times=2)
+        assert use(study.open())
+        assert fault.struck == 2
+    assert "damaged" not in caplog.text
+
+
+def test_a_record_that_keeps_coming_wrong_is_named(proxy: FaultyProxy, study: Study) -> None:
+    study.open().materialize(recipe(), writes(b"weights"))
+    (name,) = study.files("refs")
+    fault = proxy.add("flip", "GET", name, times=100)
+    with pytest.raises(CorruptRecord, match=f"{study.root}/{name}") as caught:
+        study.open().find(recipe())
+    assert fault.struck == 3
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize("size", [1000, LARGE])
+def test_putting_a_blob_again_mends_it_without_reading_what_is_whole(
+    proxy: FaultyProxy, study: Study, size: int
+) -> None:
+    data = os.urandom(size)
+    digest = study.open().put_bytes(data)
+    study.open().put_bytes(data)
+    assert proxy.count("GET", digest) == 0  # the server's tag is proof enough
+    study.damage(digest)
+    study.open().put_bytes(data)
+    assert study.fs.cat_file(f"{study.root}/{name_of(digest)}") == data
 
 
 # Crashes and races
