@@ -1,6 +1,7 @@
 """`tda`, the command line. Heavy imports wait until a command needs them."""
 
 import io
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,7 +161,7 @@ def query_add(
         raw.append({"prompt": text, "seed": seed, "seconds": seconds})
     for path in audio or []:
         try:
-            soundfile.info(path)
+            soundfile.info(os.fsencode(path))  # a name may be no UTF-8
         except soundfile.LibsndfileError as error:
             raise TdaError(f"{path}: not a readable audio file: {error}") from None
         inside = path.resolve().is_relative_to(workspace.root)

@@ -64,9 +64,7 @@ def test_plain_keeps_lines_and_one_line_does_not() -> None:
     assert one_line("a\n\tb\r") == r"a\n\tb\r"
 
 
-@pytest.mark.parametrize(
-    "text", ["Ach wie nichtig", "日本語", "שלום", "naïve 🎵 [remix] 50 % \\ ok"]
-)
+@pytest.mark.parametrize("text", ["Ach wie nichtig", "日本語", "שלום", "naïve 🎵 [remix] \\ ok"])
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert plain(text) == one_line(text) == text
     assert printed(text) == text + "\n"
