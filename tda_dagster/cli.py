@@ -1,6 +1,7 @@
 """`tda`, the command line. Heavy imports wait until a command needs them."""
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from tda_dagster import cli_bench, cli_history, cli_sql, cli_tracks, cli_ui
 from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
-from tda_dagster.terminal import Terminal, one_line
+from tda_dagster.terminal import PlainFormatter, Terminal, one_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -220,6 +221,8 @@ cli_ui.register(app)
 
 def main() -> None:
     """Run the command line; mistakes of the user end in one line, not in a traceback."""
+    if logging.lastResort is not None:  # prints warnings where nothing else is set up
+        logging.lastResort.setFormatter(PlainFormatter())
     try:
         code = app(standalone_mode=False)
     except TdaError as error:
