@@ -1,6 +1,7 @@
 """`tda`, the command line. Heavy imports wait until a command needs them."""
 
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from tda_dagster.faults import in_words
 from tda_dagster.interruption import interruptible
 from tda_dagster.masking import masked
 from tda_dagster.starting import announce
-from tda_dagster.terminal import Terminal
+from tda_dagster.terminal import PlainFormatter, Terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -210,6 +211,8 @@ cli_ui.register(app)
 
 def main() -> None:
     """Run the command line; errors end in one line, not in a traceback."""
+    if logging.lastResort is not None:  # prints warnings where nothing else is set up
+        logging.lastResort.setFormatter(PlainFormatter())
     with interruptible():
         raise SystemExit(_exit_code())
 

@@ -15,11 +15,10 @@ import typer
 from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
 from tda_dagster.terminal import Terminal
+from tda_dagster.web import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from tda_dagster.web.guard import Access
-
-TOKEN_VARIABLE = "TDA_UI_TOKEN"
 
 
 def register(app: typer.Typer) -> None:

@@ -8,6 +8,7 @@ Where a part of a line is to have a style, `styled` takes it as a pair.
 """
 
 import json
+import logging
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
+
+from tda_dagster.masking import masked
 
 _OBEYED = re.compile(
     "["
@@ -58,6 +61,14 @@ def json_text(value: Any) -> str:
     """`value` as indented JSON that is safe to show: what a terminal would obey is `\\uXXXX`."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class PlainFormatter(logging.Formatter):
+    """Log records as text that a terminal shows and nothing else, without secrets of URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record in one string; see `logging.Formatter`."""
+        return masked(plain(super().format(record)))
 
 
 class Terminal(Console):

@@ -5,6 +5,7 @@ program goes through `warehouse.build.query`.
 """
 
 import math
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from warehouse.build import Config, connect
 from warehouse.tables import WarehouseError
 
 _BATCH_ROWS = 1000
+# DuckDB 1.5 ends the whole process when its log cannot be written to the file that it names.
+_LOGS = re.compile("enable_logging", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def ask(path: Path, sql: str, limits: Limits | None = None) -> Iterator[Answer]:
     limits = limits or Limits()
     if not (math.isfinite(limits.seconds) and limits.seconds > 0):
         raise WarehouseError(f"a time limit of {limits.seconds} s: give a positive number")
+    if _LOGS.search(sql):
+        raise WarehouseError("a query cannot turn DuckDB's logging on")
     config: Config = {
         "memory_limit": f"{math.ceil(limits.memory_gb * 1000)}MB",
         "threads": limits.threads,

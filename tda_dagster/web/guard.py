@@ -39,6 +39,7 @@ GRAPHQL_PATH = "/graphql"
 LEAST_TOKEN_LENGTH = 16
 
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^:\[\]\s]+)(?::(?P<port>\d{1,5}))?")
+_UNFIT_FOR_A_PATH = re.compile(r"[\x00-\x20\x7f\\]|//")
 _READING = ("GET", "HEAD")
 _LONGEST_UNPROVEN_BODY = 1_000_000
 _MOST_GRAPHQL_TOKENS = 20_000
@@ -250,6 +251,9 @@ class _Visit:
             return _Refusal(
                 421, "the UI does not answer to this host name; tda ui --allow-host NAME adds one"
             )
+        # Starlette takes `/graphql` with a line feed after it for `/graphql`.
+        if _UNFIT_FOR_A_PATH.search(self._path):
+            return _Refusal(400, "the address holds characters that no page of the UI has")
         if not self._is_admitted:
             return _Refusal(401, "this UI asks for a token: open /?token=… in the browser once")
         if self.is_foreign:

@@ -34,10 +34,8 @@ from dagster_webserver.version import __version__ as webserver_version
 
 from tda_dagster.errors import TdaError
 from tda_dagster.terminal import plain
+from tda_dagster.web import TOKEN_VARIABLE
 from tda_dagster.web.guard import Access, Guard
-
-TOKEN_VARIABLE = "TDA_UI_TOKEN"
-"""Environment variable; the processes that the UI starts do not get it."""
 
 _DEFINITIONS = "tda_dagster.definitions"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

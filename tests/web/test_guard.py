@@ -200,6 +200,15 @@ def test_get_and_unproven_posts_only_read(query: str) -> None:
     assert not ask("POST", "/graphql", headers | JSON, body=body).reached
 
 
+@pytest.mark.parametrize(
+    "path", ["/graphql\n", "/graphql\r\n", "//graphql", "/\\graphql", "/graphql\x00", "/graph\tql"]
+)
+def test_a_path_that_only_looks_different_is_refused(path: str) -> None:
+    headers = {"host": HOST, "accept": "image/*"}
+    assert not ask("GET", path, headers, query=f"query={quote(WRITE)}").reached
+    assert not ask("POST", path, headers | JSON, body=graphql(WRITE)).reached
+
+
 def test_reads_are_served_without_proof() -> None:
     headers = {"host": HOST}
     assert ask("GET", "/graphql", headers, query=f"query={quote(READ)}").status == 200

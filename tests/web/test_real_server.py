@@ -142,6 +142,8 @@ def hostile_requests(ui: Ui, text: str) -> Iterator[tuple[str, int, Request]]:
     made = "/report_asset_materialization/dataset/index"
     yield "an image", 403, ("GET", address, image | cross, None)
     yield "an image in an old browser", 405, ("GET", address, image, None)
+    hidden = address.replace("/graphql", "/graphql%0A")
+    yield "an image under another path", 400, ("GET", hidden, image, None)
     yield "an image of the own page", 405, ("GET", address, image | own, None)
     yield "one of two operations", 405, ("GET", f"/graphql?query={quote(two)}", own, None)
     yield "a form", 403, ("POST", address, form | foreign, "")
