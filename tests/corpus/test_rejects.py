@@ -33,9 +33,9 @@ def test_the_message_has_the_counts_and_some_rows_for_each_reason() -> None:
 
 def test_all_rejects_are_written_to_a_file_that_the_message_names(tmp_path: Path) -> None:
     path = tmp_path / "data" / "rejects.csv"
-    with pytest.raises(TooManyRejects, match=f"listed in {path}") as caught:
-        with rejects_listed(path):
-            raise TooManyRejects("m.csv", MANY, 400, 0.05)
+    told = pytest.raises(TooManyRejects, match=f"listed in {path}")
+    with told as caught, rejects_listed(path):
+        raise TooManyRejects("m.csv", MANY, 400, 0.05)
     assert len(caught.value.rejects) == 100
     found = pl.read_csv(path)
     assert found["line"].to_list() == list(range(1, 101))
@@ -47,6 +47,6 @@ def test_all_rejects_are_written_to_a_file_that_the_message_names(tmp_path: Path
 
 def test_a_list_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
-    with pytest.raises(TooManyRejects, match="100 of 400 rows"):
-        with rejects_listed(tmp_path / "data" / "rejects.csv"):
-            raise TooManyRejects("m.csv", MANY, 400, 0.05)
+    told = pytest.raises(TooManyRejects, match="100 of 400 rows")
+    with told, rejects_listed(tmp_path / "data" / "rejects.csv"):
+        raise TooManyRejects("m.csv", MANY, 400, 0.05)

@@ -115,8 +115,8 @@ def test_a_manifest_that_trains_on_something_is_none() -> None:
 
 def test_rejected_and_taken_down_tracks_do_not_count() -> None:
     rows = numbered([row("a", split="heldout"), row("b", split="train")])
-    with pytest.raises(NothingToTrainOn, match="all of the 1 tracks .* 1 of 2 rows say 'heldout'"):
+    with pytest.raises(NothingToTrainOn, match=r"all of the 1 tracks .*1 of 2 rows say"):
         check_training(rows, assign_splits([r for _, r in rows.rows], ["a"], 0.0, 0))
     bad = [Reject(line, RejectReason.MISSING_FILE, "'b.wav': gone") for line in range(2, 7)]
-    with pytest.raises(NothingToTrainOn, match="all 2 rows are .*line 2: missing_file: .* 2 more"):
+    with pytest.raises(NothingToTrainOn, match=r"all 2 rows are .*line 2: missing_file: .* 2 more"):
         check_training(rows, {}, bad)
