@@ -45,6 +45,8 @@ def test_the_shipped_experiments_name_cohorts_and_methods_that_exist() -> None:
         ({"noise": {"draws": 10**30}}, r"noise\.draws: must lie between -2\^63 and 2\^63 - 1"),
         ({"unlearning": {"learning_rate": float("nan")}}, r"learning_rate: .*finite number"),
         ({"unlearning": {"damping": float("inf")}}, r"damping: .*finite number .got inf"),
+        ({"fidelity": {"seed": -1}}, r"fidelity\.seed: .*greater than or equal to 0"),
+        ({"experiments": {"a b": {"cohorts": ["c"]}}}, r"experiments\.a b.*should match pattern"),
         ({"dataset": {"manifest": ""}}, r"dataset\.manifest: "),
         ({"noise": {"\x1b[31m": 1}}, r"noise\.'\\x1b\[31m': unknown key"),
     ],
