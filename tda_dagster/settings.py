@@ -22,6 +22,8 @@ PARAMS_FILE = "params.yaml"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+"""Of an experiment: Dagster has a job of the same name."""
 
 
 class StoreSettings(Section):
@@ -221,7 +223,7 @@ class FidelitySettings(Section):
     inference_steps: PositiveInt = 25
     guidance_scale: Annotated[float, Field(ge=0)] = 1.5
     resamples: PositiveInt = Field(500, description="bootstrap resamples of the interval")
-    seed: int = 3
+    seed: Annotated[int, Field(ge=0)] = 3
 
 
 class EmbeddingSettings(Section):
@@ -315,7 +317,7 @@ class Settings(Section):
     shares: ShareSettings = ShareSettings()
     counterfactual: CounterfactualSettings = CounterfactualSettings()
     report: ReportSettings = ReportSettings()
-    experiments: dict[str, ExperimentSettings] = Field({}, description="by name")
+    experiments: dict[Name, ExperimentSettings] = Field({}, description="by name")
 
 
 def load_settings(path: Path, overrides: dict[str, Any] | None = None) -> Settings:

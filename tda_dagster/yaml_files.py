@@ -127,8 +127,14 @@ def _check_key(event: yaml.ScalarEvent, stack: list[_Open], path: Path) -> None:
 def _of_alias(event: yaml.AliasEvent, sizes: dict[str, int], stack: list[_Open], path: Path) -> int:
     name = str(event.anchor)
     if any(collection.anchor == name for collection in stack):
-        raise SettingsError(f"{path}: line {_line(event)}: the alias *{name} contains itself")
-    return sizes.get(name, _NODE)  # an unknown one is an error when the file is loaded
+        raise SettingsError(
+            f"{path}: line {_line(event)}: the alias *{brief(name, 80)} contains itself"
+        )
+    if name not in sizes:
+        raise SettingsError(
+            f"{path}: line {_line(event)}: the alias *{brief(name, 80)} stands for nothing above it"
+        )
+    return sizes[name]
 
 
 def _line(event: yaml.Event) -> int:

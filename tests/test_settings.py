@@ -1,5 +1,6 @@
 """Settings, cohorts and method specs: what may be said, and what a mistake is told."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,40 @@ def test_the_shipped_experiments_name_cohorts_and_methods_that_exist() -> None:
         ({"noise": {"mode": "loud"}}, r"noise\.mode: .*'shared' or 'per_segment'"),
         ({"noise": {"timestep_min": 0.9, "timestep_max": 0.1}}, r"timestep_min must be below"),
         ({"methods": []}, r"methods: "),
+        ({"noise": None}, r"noise: must be a mapping of keys .got null"),
+        ({"noise": {"draws": 10**30}}, r"noise\.draws: must lie between -2\^63 and 2\^63 - 1"),
+        ({"unlearning": {"learning_rate": float("nan")}}, r"learning_rate: .*finite number"),
+        ({"unlearning": {"damping": float("inf")}}, r"damping: .*finite number .got inf"),
+        ({"fidelity": {"seed": -1}}, r"fidelity\.seed: .*greater than or equal to 0"),
+        ({"experiments": {"a b": {"cohorts": ["c"]}}}, r"experiments\.a b.*should match pattern"),
+        ({"dataset": {"manifest": ""}}, r"dataset\.manifest: "),
+        ({"noise": {"\x1b[31m": 1}}, r"noise\.'\\x1b\[31m': unknown key"),
     ],
 )
 def test_mistakes_name_the_key(tmp_path: Path, sections: dict[str, object], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         load_settings(write(tmp_path, **sections))
+
+
+def test_a_mistake_of_any_size_is_told_in_one_line(tmp_path: Path) -> None:
+    large = "x" * 1_000_000
+    for sections in (
+        {"noise": large},
+        {"noise": {large: 1}},
+        {"noise": {"draws": [large] * 2}},
+        {"methods": [{}] * 5_000},
+        {"dataset": {"taken_down": {large: large}}},
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(write(tmp_path, **sections))
+        assert len(str(caught.value)) < 2_000
+        assert "\n" not in str(caught.value)
+
+
+def test_an_override_of_a_section_without_keys(tmp_path: Path) -> None:
+    assert load_settings(write(tmp_path, noise=None), {"noise.draws": 3}).noise.draws == 3
+    with pytest.raises(SettingsError, match="'noise' has no keys of its own, it is 5"):
+        load_settings(write(tmp_path, noise=5), {"noise.draws": 3})
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
@@ -149,6 +179,34 @@ def test_a_mistake_in_an_experiment_is_named() -> None:
         experiment_specs(settings, "try")
     with pytest.raises(SettingsError, match="no experiment 'other'; there are: try"):
         experiment_specs(settings, "other")
+
+
+@pytest.mark.parametrize(
+    ("grid", "told"),
+    [
+        (
+            [{f"k{axis}": list(range(10)) for axis in range(9)}],
+            r"1 cohorts × 1 methods × 1,000,000,000 combinations .* at most 10,000",
+        ),
+        (
+            [{f"k{axis}": list(range(10)) for axis in range(5_000)}],
+            r"about 10\^5000 combinations",
+        ),
+        (
+            [{"noise.seed": list(range(6_000))}, {"noise.draws": list(range(1, 6_000))}],
+            "11,999 combinations",
+        ),
+        ([{"noise.seed": []}], r"experiments\.try\.grid: 'noise\.seed' has no values"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_it_is_combined(
+    grid: list[dict[str, object]], told: str
+) -> None:
+    settings = experiment(grid=grid)
+    started = time.monotonic()
+    with pytest.raises(SettingsError, match=told):
+        experiment_specs(settings, "try")
+    assert time.monotonic() - started < 1
 
 
 def test_queries_are_appended_and_read_back(tmp_path: Path) -> None:

@@ -5,8 +5,14 @@ from typing import cast
 
 import pytest
 
-from tda_dagster.corpus import ManifestRow
-from tda_dagster.corpus.split import assign_splits
+from tda_dagster.corpus import ManifestRow, ManifestRows
+from tda_dagster.corpus.rejects import Reject, RejectReason
+from tda_dagster.corpus.split import (
+    NothingToTrainOn,
+    assign_splits,
+    check_manifest,
+    check_training,
+)
 
 
 def row(track_id: str, version_of: str | None = None, split: str | None = None) -> ManifestRow:
@@ -84,3 +90,33 @@ def test_the_manifest_decides_if_it_says_anything(caplog: pytest.LogCaptureFixtu
     ]
     assert heldout(rows, 0.9) == {"a", "a2", "d"}
     assert "versions of one work on both sides: 1 works, first 'd'" in caplog.text
+
+
+def numbered(rows: list[ManifestRow], rejects: list[Reject] | None = None) -> ManifestRows:
+    return ManifestRows("m.csv", list(enumerate(rows, start=2)), rejects or [])
+
+
+def test_a_manifest_that_holds_everything_out_is_an_error() -> None:
+    for rows in (
+        [row("a", split="heldout"), row("b", split="heldout")],
+        [row("a", split="heldout"), row("b", "a")],  # a version follows its work
+    ):
+        with pytest.raises(NothingToTrainOn, match=r"m\.csv: .* column split, all of the 2 tracks"):
+            check_manifest(numbered(rows))
+
+
+def test_a_manifest_that_trains_on_something_is_none() -> None:
+    check_manifest(numbered([row("a", split="heldout"), row("b")]))
+    check_manifest(numbered([row("a"), row("b")]))
+    check_manifest(numbered([row("a", split="train")]))
+    check_manifest(numbered([]))  # its rejects are told with their reasons elsewhere
+    check_training(numbered([]), {})
+
+
+def test_rejected_and_taken_down_tracks_do_not_count() -> None:
+    rows = numbered([row("a", split="heldout"), row("b", split="train")])
+    with pytest.raises(NothingToTrainOn, match=r"all of the 1 tracks .*1 of 2 rows say"):
+        check_training(rows, assign_splits([r for _, r in rows.rows], ["a"], 0.0, 0))
+    bad = [Reject(line, RejectReason.MISSING_FILE, "'b.wav': gone") for line in range(2, 7)]
+    with pytest.raises(NothingToTrainOn, match=r"all 2 rows are .*line 2: missing_file: .* 2 more"):
+        check_training(rows, {}, bad)

@@ -143,7 +143,7 @@ def _check_grid(chosen: ExperimentSettings, source: str) -> None:
 
 
 def _count(number: int) -> str:
-    return f"{number:,}" if number < 10**15 else f"more than 10^{int(math.log10(number))}"
+    return f"{number:,}" if number < 10**15 else f"about 10^{int(math.log10(number))}"
 
 
 def read_spec(text: str | bytes) -> MethodSpec:
