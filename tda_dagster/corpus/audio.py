@@ -117,8 +117,11 @@ class _Source:
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read from front to end: otherwise soundfile seeks after every block, which
-    fails where the length is unknown."""
+    """A file that is read from front to end.
+
+    Otherwise soundfile seeks after every block. That fails where the length is unknown, and in a
+    VBR MP3 it lands somewhere else, because the position is only estimated.
+    """
 
     def seekable(self) -> bool:
         return False
