@@ -1,7 +1,7 @@
 """Decoding: from an audio file's bytes to float32 samples as the model wants them.
 
-Belongs here: opening what libsndfile reads (WAV, FLAC, Ogg, MP3, AIFF and more), mixing channels,
-resampling, and saying why a file cannot be used.
+Belongs here: opening what libsndfile reads (WAV, FLAC, Ogg, MP3, AIFF and more) and, where PyAV is
+installed, what FFmpeg reads; mixing channels, resampling, and saying why a file cannot be used.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from tda_dagster.corpus import ffmpeg
 from tda_dagster.corpus.containers import (
     ContainerError,
     DamagedError,
@@ -37,6 +38,7 @@ is 6.8 h in mono or 3.4 h in stereo at 44.1 kHz. A few bytes of FLAC can hold da
 HIGHEST_PEAK = 16.0
 """Full scale is 1. Masters in floating point go some dB beyond it, but 24 dB are another scale."""
 
+_INSTALL = ", or install tda-dagster[ffmpeg], which reads it"
 _BLOCK_VALUES = 1 << 18
 _LONGEST_SHORTFALL_S = 0.1  # a decoder's delay; a tenth of a second is not a file that broke off
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile's word for a length that no header tells
@@ -117,8 +119,11 @@ class _Source:
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read from front to end: otherwise soundfile seeks after every block, which
-    fails where the length is unknown."""
+    """A file that is read from front to end.
+
+    Otherwise soundfile seeks after every block. That fails where the length is unknown, and in a
+    VBR MP3 it lands somewhere else, because the position is only estimated.
+    """
 
     def seekable(self) -> bool:
         return False
@@ -126,6 +131,17 @@ class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
 
 def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
     """Samples [spec.channels, n] at the model's rate, and what the file itself has."""
+    kind = foreign_kind(content)
+    if kind is not None and kind.demuxer is not None and ffmpeg.is_available():
+        sink = _read_foreign(content, kind.demuxer, spec)
+    else:
+        sink = _read_streams(content, spec)
+    if sink is None or sink.frames == 0:
+        raise _UnusableError(RejectReason.TOO_SHORT, "it holds no audio, 0.000 s")
+    return sink.finish(), _Source(sink.rate_hz, sink.channels, sink.frames)
+
+
+def _read_streams(content: bytes, spec: SegmentSpec) -> "_Sink | None":
     sink: _Sink | None = None
     for stream in read_container(content):
         if stream.frames == 0:
@@ -135,9 +151,18 @@ def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
                 sink = _Sink(file.samplerate, file.channels, spec)
             sink.require_same(file.samplerate, file.channels)
             _read(file, stream, sink)
-    if sink is None or sink.frames == 0:
-        raise _UnusableError(RejectReason.TOO_SHORT, "it holds no audio, 0.000 s")
-    return sink.finish(), _Source(sink.rate_hz, sink.channels, sink.frames)
+    return sink
+
+
+def _read_foreign(content: bytes, demuxer: str, spec: SegmentSpec) -> "_Sink":
+    file = ffmpeg.ForeignFile(content, demuxer)
+    sink = _Sink(file.rate_hz, file.channels, spec)
+    sink.require_room(file.promised or 0)
+    for block in file.blocks():
+        sink.require_same(file.rate_hz, block.shape[1])
+        sink.add(block)
+    _require_promised(sink, file.promised or 0, sink.frames, "its header promises")
+    return sink
 
 
 def _read(file: soundfile.SoundFile, stream: Stream, sink: "_Sink") -> None:
@@ -159,9 +184,13 @@ def _read(file: soundfile.SoundFile, stream: Stream, sink: "_Sink") -> None:
             sink.add(block)
     except soundfile.LibsndfileError as error:
         raise DamagedError(f"it is truncated or damaged: {_said(error)}") from error
-    decoded = sink.frames - before
-    if promised < _UNKNOWN_FRAMES and promised - decoded > _LONGEST_SHORTFALL_S * sink.rate_hz:
+    if promised < _UNKNOWN_FRAMES:
         whose = "its header promises" if stream.frames is None else "it has frames for"
+        _require_promised(sink, promised, sink.frames - before, whose)
+
+
+def _require_promised(sink: "_Sink", promised: int, decoded: int, whose: str) -> None:
+    if promised - decoded > _LONGEST_SHORTFALL_S * sink.rate_hz:
         raise TruncatedError(
             f"{whose} {promised / sink.rate_hz:.1f} s, "
             f"{decoded / sink.rate_hz:.1f} s can be decoded"
@@ -254,7 +283,7 @@ def _why(content: bytes, error: soundfile.LibsndfileError) -> str:
         return "it cannot be decoded: the file is empty"
     kind = foreign_kind(content)
     if kind is not None:
-        advice = "; convert it to WAV or FLAC" if kind.is_audio else ""
+        advice = "" if kind.demuxer is None else "; convert it to WAV or FLAC" + _INSTALL
         return f"it cannot be decoded: it is {kind.name}{advice}"
     return f"it cannot be decoded: {_said(error)} (convert it to WAV or FLAC)"
 

@@ -205,9 +205,9 @@ def test_no_frames(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("header", [True, False])
 def test_a_long_mp3_is_decoded_without_seams(tmp_path: Path, header: bool) -> None:
-    """Whoever seeks after each block hears a click there: the sine must stay one."""
+    """Whoever seeks after a block lands elsewhere, for VBR is not even: the sine must stay one."""
     path = tmp_path / "a.mp3"
-    path.write_bytes(mp3(sine(441, 44_100, 20.0), 44_100, level=0.1, header=header))
+    path.write_bytes(mp3(sine(441, 44_100, 20.0), 44_100, variable=True, header=header))
     spec = dataclasses.replace(SPEC, sample_rate_hz=44_100)
     samples = decode_audio(str(path), spec)[0, 2000:-4000]
     assert len(samples) > 1 << 19

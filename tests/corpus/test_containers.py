@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from mp3_files import frame_bytes, id3v2, mp3
 
-from tda_dagster.corpus import AudioError, RejectReason, SegmentSpec, open_audio
+from tda_dagster.corpus import AudioError, RejectReason, SegmentSpec, ffmpeg, open_audio
 
 SPEC = SegmentSpec(sample_rate_hz=16_000, channels=1, samples=4096, hop_length=1024, min_seconds=0)
 RATE = 16_000
@@ -293,6 +293,9 @@ def test_mpeg_in_wav_is_counted_too(seconds_of: Opened) -> None:
         (b"", "the file is empty"),
     ],
 )
-def test_a_file_of_another_kind_is_named(seconds_of: Opened, content: bytes, words: str) -> None:
+def test_a_file_of_another_kind_is_named(
+    seconds_of: Opened, monkeypatch: pytest.MonkeyPatch, content: bytes, words: str
+) -> None:
+    monkeypatch.setattr(ffmpeg, "is_available", lambda: False)
     with pytest.raises(AudioError, match=f"it cannot be decoded: .*{words}"):
         seconds_of(content)

@@ -6,22 +6,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ForeignKind:
-    """What a file is, in words; `is_audio` says whether a converter makes audio of it."""
+    """What a file is, in words; `demuxer` is FFmpeg's name for an audio format, else None."""
 
     name: str
-    is_audio: bool
+    demuxer: str | None
 
 
 _AUDIO = {
-    "M4A/MP4 (AAC or ALAC)": rb".{4}ftyp",
-    "AAC (ADTS)": rb"\xff[\xf0\xf1\xf8\xf9]",
-    "WMA/ASF": rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
-    "Matroska/WebM": rb"\x1a\x45\xdf\xa3",
-    "WavPack": rb"wvpk",
-    "Monkey's Audio": rb"MAC ",
-    "Musepack": rb"(MPCK|MP\+)",
-    "True Audio": rb"TTA[12]",
-    "DSD": rb"(DSD |FRM8)",
+    "M4A/MP4 (AAC or ALAC)": ("mov", rb".{4}ftyp"),
+    "AAC (ADTS)": ("aac", rb"\xff[\xf0\xf1\xf8\xf9]"),
+    "WMA/ASF": ("asf", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+    "Matroska/WebM": ("matroska", rb"\x1a\x45\xdf\xa3"),
+    "WavPack": ("wv", rb"wvpk"),
+    "Monkey's Audio": ("ape", rb"MAC "),
+    "Musepack": ("mpc8", rb"MPCK"),
+    "Musepack 7": ("mpc", rb"MP\+"),
+    "True Audio": ("tta", rb"TTA[12]"),
+    "DSD": ("dsf", rb"DSD "),
+    "DSDIFF": ("iff", rb"FRM8"),
 }
 _NO_AUDIO = {
     "MIDI, notes without audio": rb"MThd",
@@ -35,9 +37,11 @@ _NO_AUDIO = {
     "a gzip archive": rb"\x1f\x8b",
 }
 _MAGIC = tuple(
-    (ForeignKind(name, is_audio), re.compile(pattern, re.DOTALL | re.IGNORECASE))
-    for kinds, is_audio in ((_AUDIO, True), (_NO_AUDIO, False))
-    for name, pattern in kinds.items()
+    (ForeignKind(name, demuxer), re.compile(pattern, re.DOTALL | re.IGNORECASE))
+    for name, (demuxer, pattern) in [
+        *_AUDIO.items(),
+        *((name, (None, pattern)) for name, pattern in _NO_AUDIO.items()),
+    ]
 )
 
 
