@@ -16,7 +16,7 @@ from tda_dagster.corpus import (
     read_manifest,
 )
 from tda_dagster.corpus.files import audio_digests, audio_stamp
-from tda_dagster.corpus.manifest import manifest_bytes
+from tda_dagster.corpus.manifest import manifest_bytes, manifest_suffix
 from tda_dagster.corpus.reference import render_reference_study
 from tda_dagster.corpus.rejects import rejects_listed
 from tda_dagster.corpus.shards import shards
@@ -67,7 +67,7 @@ def manifest(job: Job, out: Path) -> None:
         return
     uri = job.workspace.locate(settings.manifest)
     check_manifest(read_manifest(uri))  # before every file is read
-    (out / f"manifest{Path(uri).suffix}").write_bytes(manifest_bytes(uri))
+    (out / f"manifest{manifest_suffix(uri)}").write_bytes(manifest_bytes(uri))
     audio_digests(uri, job.progress).write_parquet(out / "audio_files.parquet")
 
 

@@ -109,17 +109,13 @@ def index_dataset(
     files) in manifest order. `workers` is a number of threads (decoding, resampling and hashing
     leave Python's lock alone), each holding one decoded file; it does not change the tables.
 
-    Raises `TooManyRejects` as soon as more than `max_reject_fraction` of all rows are left out, and
-    `NothingToTrainOn` if no track is left or all are held out.
+    Raises `TooManyRejects`, with all rejects, if more than `max_reject_fraction` of all rows are
+    left out, and `NothingToTrainOn` if no track is left or all are held out.
     """
     _check_settings(heldout_fraction, max_reject_fraction, workers)
     rejects = list(rows.rejects)
     wanted = [(line, row) for line, row in rows.rows if row["track_id"] not in taken_down]
     examined: list[tuple[int, ManifestRow, _Examined]] = []
-
-    def stop_if_too_many() -> None:
-        if rejects and len(rejects) / rows.total > max_reject_fraction:
-            raise TooManyRejects(rows.uri, rejects, rows.total, max_reject_fraction)
 
     def examine(item: tuple[int, ManifestRow]) -> _Examined | Reject:
         line, row = item
@@ -129,19 +125,19 @@ def index_dataset(
             detail = f"{shown(row['audio'])}: {error.detail}"
             return Reject(line, error.reason, detail, row["track_id"], row["audio"])
 
-    stop_if_too_many()
     ids = [row["track_id"] for _, row in wanted]
     check_training(rows, assign_splits([row for _, row in rows.rows], ids, heldout_fraction, seed))
     with closing(_in_order(examine, wanted, workers)) as outcomes:
         for done, ((line, row), outcome) in enumerate(zip(wanted, outcomes, strict=True), 1):
             if isinstance(outcome, Reject):
                 rejects.append(outcome)
-                stop_if_too_many()
             else:
                 examined.append((line, row, outcome))
             if progress is not None:
                 progress(done, len(wanted))
 
+    if rejects and len(rejects) / rows.total > max_reject_fraction:
+        raise TooManyRejects(rows.uri, rejects, rows.total, max_reject_fraction)
     kept = {row["track_id"] for _, row, _ in examined}
     splits = assign_splits([row for _, row in rows.rows], kept, heldout_fraction, seed)
     check_training(rows, splits, rejects)
