@@ -207,6 +207,8 @@ def _validate(records: Records, uri: str) -> ManifestRows:
             f"{manifest}: column {name}: {count} values are words such as nan, NA or null and are "
             "kept as text; leave the field empty where nothing is known"
         )
+    if records.left_out:
+        _warn(f"{manifest}: columns that hold bytes are not kept: {listed(records.left_out)}")
     if others:
         _log.info("%s: other columns, kept in `extra`: %s", manifest, listed(others))
     return ManifestRows(uri, rows, sorted(rejects, key=lambda reject: reject.line))
