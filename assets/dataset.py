@@ -18,8 +18,7 @@ from assets.recordings import (
 from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments, read_manifest
 from tda_dagster.corpus.files import audio_looks, audio_stamp
 from tda_dagster.corpus.index import IndexOptions, assemble_index, audio_of
-from tda_dagster.corpus.location import suffix
-from tda_dagster.corpus.manifest import manifest_bytes
+from tda_dagster.corpus.manifest import manifest_bytes, manifest_suffix
 from tda_dagster.corpus.rejects import rejects_listed
 from tda_dagster.corpus.shards import shards
 from tda_dagster.corpus.split import check_manifest
@@ -67,7 +66,7 @@ def manifest(job: Job, out: Path) -> None:
         return
     uri = job.workspace.locate(own)
     check_manifest(read_manifest(uri))  # before every file is read
-    (out / f"manifest{suffix(uri)}").write_bytes(manifest_bytes(uri))
+    (out / f"manifest{manifest_suffix(uri)}").write_bytes(manifest_bytes(uri))
     write_digests(job, uri, out)
 
 

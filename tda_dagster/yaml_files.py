@@ -45,6 +45,8 @@ def load_yaml(path: Path) -> Any:
 
 def read_yaml_text(path: Path) -> str:
     """Return the text of a YAML file that keeps the limits of `load_yaml`; raises as that does."""
+    if path.exists() and not path.is_file():  # a named pipe would block for ever
+        raise SettingsError(f"{path}: not a regular file")
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)

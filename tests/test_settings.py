@@ -186,15 +186,15 @@ def test_a_mistake_in_an_experiment_is_named() -> None:
     [
         (
             [{f"k{axis}": list(range(10)) for axis in range(9)}],
-            r"1 cohorts × 1 methods × 1,000,000,000 combinations .* at most 10,000",
+            r"grid are 1 × 1 × 1,000,000,000 = 1,000,000,000 runs; at most 10,000",
         ),
         (
             [{f"k{axis}": list(range(10)) for axis in range(5_000)}],
-            r"about 10\^5000 combinations",
+            r"about 10\^5000 runs",
         ),
         (
             [{"noise.seed": list(range(6_000))}, {"noise.draws": list(range(1, 6_000))}],
-            "11,999 combinations",
+            "= 11,999 runs",
         ),
         ([{"noise.seed": []}], r"experiments\.try\.grid: 'noise\.seed' has no values"),
     ],

@@ -1,5 +1,6 @@
 """YAML files of users: whatever is wrong with one is told in a line, and soon."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,15 @@ def test_a_fault_is_told_in_one_line_and_soon(tmp_path: Path, fault: str) -> Non
         assert len(message) < 400 + len(str(tmp_path))
         assert str(tmp_path) in message
     assert time.monotonic() - started < 5
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "params.yaml")
+    (tmp_path / "cohorts" / "mine.yaml").mkdir(parents=True)
+    with pytest.raises(SettingsError, match=r"params\.yaml: not a regular file"):
+        load_settings(tmp_path / "params.yaml")
+    with pytest.raises(SettingsError, match=r"mine\.yaml: not a regular file"):
+        Workspace(tmp_path).cohort("mine")
 
 
 def test_aliases_within_reason_work(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TypedDict
 
@@ -22,7 +23,6 @@ from tda_dagster.corpus.manifest_values import (
     extra,
     is_missing_word,
     positive,
-    quotable,
     text,
 )
 from tda_dagster.corpus.rejects import Reject, RejectReason, shown
@@ -115,7 +115,7 @@ def read_manifest(uri: str) -> ManifestRows:
     Raises `TdaError` where not a row but the file is at fault: missing, unknown suffix, not UTF-8,
     without a required column, without rows, too large.
     """
-    name, ending = named(uri, _LONGEST_NAME), _suffix(uri)
+    name, ending = named(uri, _LONGEST_NAME), manifest_suffix(uri)
     content = manifest_bytes(uri)
     if ending == ".csv":
         records = read_csv(content, name, REQUIRED_COLUMNS)
@@ -138,7 +138,8 @@ def manifest_bytes(uri: str) -> bytes:
         ) from error
 
 
-def _suffix(uri: str) -> str:
+def manifest_suffix(uri: str) -> str:
+    """Return the suffix that tells a manifest's format; raises `TdaError` for any other."""
     ending = suffix(uri)
     if ending not in _SUFFIXES:
         raise TdaError(
@@ -164,12 +165,16 @@ def _check_columns(columns: Sequence[str], manifest: str) -> None:
         name_as_ours = _OTHER_NAMES.get(name.strip().lower(), name.strip().lower())
         alike = difflib.get_close_matches(name_as_ours, absent, n=1, cutoff=0.85)
         if alike:
-            _log.warning(
-                "%s: column %s is not %r, which is missing; rename it if that is meant",
-                manifest,
-                shown(name),
-                alike[0],
+            _warn(
+                f"{manifest}: column {shown(name)} is not {alike[0]!r}, which is missing; rename "
+                "it if that is meant"
             )
+
+
+@lru_cache(maxsize=1_000)
+def _warn(message: str) -> None:
+    """Log a warning once: a run reads its manifest several times."""
+    _log.warning("%s", message)
 
 
 # ---------------------------------------------------------------- from records to rows
@@ -188,7 +193,7 @@ def _validate(records: Records, uri: str) -> ManifestRows:
             if (first := line_of.setdefault(row["track_id"], line)) != line:
                 raise BadValueError(RejectReason.DUPLICATE_ID, _duplicate(record, row, first))
         except BadValueError as error:
-            names = (quotable(record.get("track_id")), quotable(record.get("audio")))
+            names = (_text_if_good(record, name) for name in ("track_id", "audio"))
             rejects.append(Reject(line, error.reason, str(error), *names))
         else:
             rows.append((line, row))
@@ -198,13 +203,12 @@ def _validate(records: Records, uri: str) -> ManifestRows:
     for _, row in rows:
         row["version_of"] = _original(row["version_of"], line_of)
     for name, count in sorted(words.items()):
-        _log.warning(
-            "%s: column %s: %d values are words such as nan, NA or null and are kept as text; "
-            "leave the field empty where nothing is known",
-            manifest,
-            name,
-            count,
+        _warn(
+            f"{manifest}: column {name}: {count} values are words such as nan, NA or null and are "
+            "kept as text; leave the field empty where nothing is known"
         )
+    if records.left_out:
+        _warn(f"{manifest}: columns that hold bytes are not kept: {listed(records.left_out)}")
     if others:
         _log.info("%s: other columns, kept in `extra`: %s", manifest, listed(others))
     return ManifestRows(uri, rows, sorted(rejects, key=lambda reject: reject.line))
@@ -233,6 +237,13 @@ def _row(record: dict[str, object]) -> ManifestRow:
         split=choice(record, "split", SPLITS),
         extra=extra(record, _KNOWN),
     )
+
+
+def _text_if_good(record: dict[str, object], name: str) -> str | None:
+    try:
+        return text(record, name)
+    except BadValueError:
+        return None
 
 
 def _required(record: dict[str, object], name: str) -> str:

@@ -32,12 +32,13 @@ _OTHER_SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 @dataclass
 class Records:
     """A manifest taken apart, with values as the format gives them; `manifest` is its name in
-    messages."""
+    messages. Columns `left_out` are not in the values: they hold bytes."""
 
     manifest: str
     columns: list[str] = field(default_factory=list)
     values: list[tuple[int, dict[str, object]]] = field(default_factory=list)
     malformed: list[Reject] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, line: int, record: dict[str, object]) -> None:
         self.values.append((line, record))
@@ -196,11 +197,11 @@ def read_parquet(content: bytes, manifest: str, known: Collection[str]) -> Recor
     try:
         metadata = pq.ParquetFile(io.BytesIO(content)).metadata
         schema = pl.read_parquet_schema(io.BytesIO(content))
-        left_out = {
+        left_out = [
             name
             for name, kind in schema.items()
             if isinstance(kind, pl.Binary) and name not in known
-        }
+        ]
         _check_size(metadata, left_out, manifest)
         wanted = [name for name in schema if name not in left_out]
         table = pl.read_parquet(io.BytesIO(content), columns=wanted)
@@ -215,7 +216,7 @@ def read_parquet(content: bytes, manifest: str, known: Collection[str]) -> Recor
         raise TdaError(f"{manifest} is not a readable Parquet file: {brief(error)}") from error
     if texts > _MOST_BYTES:
         raise _too_large(f"its text is {texts / 1e9:.1f} GB long", manifest)
-    records = Records(manifest, columns=list(schema))
+    records = Records(manifest, columns=wanted, left_out=left_out)
     for row, record in enumerate(table.iter_rows(named=True), start=1):
         records.add(row, record)
     return records
@@ -225,10 +226,11 @@ def _check_size(metadata: pq.FileMetaData, left_out: Collection[str], manifest: 
     if metadata.num_rows > _MOST_ROWS:
         raise _too_large(f"it has {metadata.num_rows:,} rows", manifest)
     values = unpacked = 0
+    not_read = set(left_out)
     for group in range(metadata.num_row_groups):
         for place in range(metadata.num_columns):
             column = metadata.row_group(group).column(place)
-            if column.path_in_schema not in left_out:
+            if column.path_in_schema not in not_read:
                 values += column.num_values
                 unpacked += column.total_uncompressed_size
     if values > _MOST_VALUES:

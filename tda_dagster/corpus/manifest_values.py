@@ -124,16 +124,13 @@ def extra(record: Mapping[str, object], known: Collection[str]) -> str:
     return json.dumps(found, ensure_ascii=False, sort_keys=True) if found else "{}"
 
 
-def quotable(value: object) -> str | None:
-    """`value` if it is text that UTF-8 can hold (JSON lets lone surrogates through) and that is
-    not longer than a value may be, else None."""
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-        return None
+def _is_unicode(value: str) -> bool:
+    """Whether UTF-8 can hold a text: JSON lets lone surrogates through."""
     try:
         value.encode()
     except UnicodeEncodeError:
-        return None
-    return value
+        return False
+    return True
 
 
 def _names_something(value: object) -> bool:
@@ -187,7 +184,7 @@ def _check_text(value: str, name: str, longest: int) -> None:
             RejectReason.WRONG_VALUE,
             f"{name} is {len(value):,} characters long, at most {longest:,} are read",
         )
-    if quotable(value) is None:
+    if not _is_unicode(value):
         raise BadValueError(
             RejectReason.WRONG_VALUE, f"{name} is not valid Unicode text: {shown(value)}"
         )

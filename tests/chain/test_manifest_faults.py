@@ -47,18 +47,13 @@ def refused(study: Study, *words: str) -> str:
 
 def test_a_manifest_that_is_not_there_is_named_with_its_path(own: Study) -> None:
     before = (own.root / "params.yaml").read_text()
-    for manifest, told in (
-        ("nowhere.csv", f"The manifest {own.root}/nowhere.csv cannot be opened: there is no such"),
-        ("music", f"{own.root}/music"),
-        ("", "dataset.manifest"),
-        ("music.csv", f"The manifest {own.root}/music.csv cannot be opened: it is a folder"),
-    ):
-        (own.root / "music.csv").mkdir(exist_ok=True)
-        params = yaml.safe_load(before)
-        params["dataset"]["manifest"] = manifest
-        (own.root / "params.yaml").write_text(yaml.safe_dump(params))
-        assert told in refused(own, "run")
+    params = yaml.safe_load(before)
+    params["dataset"]["manifest"] = "nowhere.csv"
+    (own.root / "params.yaml").write_text(yaml.safe_dump(params))
+    said = refused(own, "run")
     (own.root / "params.yaml").write_text(before)
+    assert f"The manifest {own.root}/nowhere.csv cannot be opened: there is no such file" in said
+    assert "dataset.manifest" in said
 
 
 def test_a_manifest_that_holds_everything_out_is_refused_at_once(own: Study) -> None:

@@ -141,7 +141,7 @@ def test_other_columns_are_kept_as_strings_in_all_formats(tmp_path: Path) -> Non
     assert [json.loads(text) for text in kept] == [wanted]
 
 
-def test_other_columns_of_any_type(tmp_path: Path) -> None:
+def test_other_columns_of_any_type(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = row(
         parquet(
             tmp_path,
@@ -163,6 +163,7 @@ def test_other_columns_of_any_type(tmp_path: Path) -> None:
         "tags": '["a", null, "b"]',
         "nested": '{"x": 1.5, "y": [null]}',
     }
+    assert "columns that hold bytes are not kept: 'picture'" in caplog.text
 
 
 def test_the_order_of_columns_does_not_matter(tmp_path: Path) -> None:

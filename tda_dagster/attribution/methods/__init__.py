@@ -136,8 +136,8 @@ def _check_grid(chosen: ExperimentSettings, source: str) -> None:
     runs = combinations * len(chosen.methods) * len(chosen.cohorts)
     if runs > _MOST_RUNS:
         raise SettingsError(
-            f"{source}: {len(chosen.cohorts)} cohorts × {len(chosen.methods)} methods × "
-            f"{_count(combinations)} combinations of the grid are {_count(runs)} runs; at most "
+            f"{source}: cohorts × methods × combinations of the grid are {len(chosen.cohorts)} × "
+            f"{len(chosen.methods)} × {_count(combinations)} = {_count(runs)} runs; at most "
             f"{_MOST_RUNS:,} are allowed: leave values out of the grid, or split it into blocks"
         )
 
