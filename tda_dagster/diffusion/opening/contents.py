@@ -111,8 +111,8 @@ def examine(folder: Path) -> Contents:
             empty = empty_module(module.kind, module.folder)
             require_fit(module.weights.tensors, empty)
             # With the defaults of what config.json leaves out.
-            config = empty.config
-            settings[name] = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+            filled: Any = empty.config
+            settings[name] = filled.to_dict() if hasattr(filled, "to_dict") else dict(filled)
     adapter.require_consistent(settings)
     return Contents(folder, adapter, modules, scheduler, tokenizer_kind, tuple(notes))
 
@@ -199,11 +199,13 @@ def _module(
     entry = _class_name(index, name)
     _require_folder(folder, name)
     config = read_json(folder / name / CONFIG)
+    kind: Any
     if classes is None:
-        kind: Any = getattr(transformers, entry, None)
+        kind = getattr(transformers, entry, None)
         if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
             raise ModelError(f"{INDEX} names {entry[:80]}, which is no model of transformers")
-        library, expected = "transformers", kind.config_class.model_type
+        settings_kind: Any = kind.config_class
+        library, expected = "transformers", settings_kind.model_type
         found = config.get("model_type", expected)
     else:
         if entry not in classes:
