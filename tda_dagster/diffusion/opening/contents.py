@@ -176,8 +176,8 @@ def _require_folder(folder: Path, component: str) -> None:
 
 def _tokenizer_kind(folder: Path, index: Mapping[str, Any]) -> Any:
     name = _class_name(index, "tokenizer")
-    kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)):
+    kind = _of_transformers(name, PreTrainedTokenizerBase)
+    if kind is None:
         raise ModelError(f"{INDEX} names {name[:80]}, which is no tokenizer of transformers")
     _require_folder(folder, "tokenizer")
     there = [file for file in _VOCABULARIES if (folder / "tokenizer" / file).exists()]
@@ -193,19 +193,23 @@ def _tokenizer_kind(folder: Path, index: Mapping[str, Any]) -> Any:
     return kind
 
 
+def _of_transformers(name: str, base: type) -> Any:
+    """The class of this name in transformers, if it is one below `base`; else None."""
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
 def _module(
     folder: Path, index: Mapping[str, Any], name: str, classes: Mapping[str, Any] | None
 ) -> Module:
     entry = _class_name(index, name)
     _require_folder(folder, name)
     config = read_json(folder / name / CONFIG)
-    kind: Any
     if classes is None:
-        kind = getattr(transformers, entry, None)
-        if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        kind = _of_transformers(entry, PreTrainedModel)
+        if kind is None:
             raise ModelError(f"{INDEX} names {entry[:80]}, which is no model of transformers")
-        settings_kind: Any = kind.config_class
-        library, expected = "transformers", settings_kind.model_type
+        library, expected = "transformers", kind.config_class.model_type
         found = config.get("model_type", expected)
     else:
         if entry not in classes:
