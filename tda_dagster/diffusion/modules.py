@@ -26,12 +26,14 @@ from tda_dagster.diffusion.weights import (
     TensorHeader,
     WeightFiles,
     first_line,
+    read_json,
     several,
 )
 
 # diffusers' autoencoders use a function of torch that has a successor. Once for all, because
 # changing filters for a while is not safe among threads.
 warnings.filterwarnings("ignore", message=".*weight_norm.* is deprecated", category=FutureWarning)
+_MOST_LAYERS = 10_000  # each is made, so that a mistake would take all memory
 
 
 def require_fit(tensors: Mapping[str, TensorHeader], module: nn.Module) -> None:
@@ -117,6 +119,9 @@ def empty_module(kind: Any, folder: Path) -> nn.Module:
 
     Raises ModelError when no module can be made of the settings.
     """
+    for key, value in read_json(folder / CONFIG).items():
+        if key.endswith("layers") and isinstance(value, int) and value > _MOST_LAYERS:
+            raise ModelError(f"{CONFIG}: {key} is larger than {_MOST_LAYERS}")
     try:
         with quiet(), torch.device("meta"):
             if hasattr(kind, "config_class") and kind.config_class is not None:

@@ -161,6 +161,14 @@ FAULTS: dict[str, tuple[Harm, str]] = {
         lambda f: change_json(f / "transformer" / "config.json", num_layers="two"),
         r"transformer: config\.json: no module can be made",
     ),
+    "a billion layers": (
+        lambda f: change_json(f / "transformer" / "config.json", num_layers=10**9),
+        r"transformer: config\.json: num_layers is larger than",
+    ),
+    "a window in samples": (
+        lambda f: change_json(f / "transformer" / "config.json", sample_size=2**24),
+        r"transformer: sample_size is 16777216, which is a window of 134,218 s",
+    ),
     "no frames": (
         lambda f: change_json(f / "transformer" / "config.json", sample_size=0),
         r"transformer: sample_size is 0",
@@ -448,6 +456,7 @@ def test_a_snapshot_of_the_hub_s_cache_opens(oobleck_folder: Path, tmp_path: Pat
         open_model(snapshot)
 
 
+@pytest.mark.slow
 def test_a_model_is_taken_from_the_hub(oobleck_folder: Path, tmp_path: Path) -> None:
     """In a process of its own: the hub's client reads its settings when it is imported."""
     hub_cache(tmp_path / "hub", oobleck_folder, "owner/name")

@@ -111,8 +111,8 @@ def examine(folder: Path) -> Contents:
             empty = empty_module(module.kind, module.folder)
             require_fit(module.weights.tensors, empty)
             # With the defaults of what config.json leaves out.
-            defaults: Any = empty.config
-            settings[name] = defaults.to_dict() if hasattr(defaults, "to_dict") else dict(defaults)
+            filled: Any = empty.config
+            settings[name] = filled.to_dict() if hasattr(filled, "to_dict") else dict(filled)
     adapter.require_consistent(settings)
     return Contents(folder, adapter, modules, scheduler, tokenizer_kind, tuple(notes))
 
@@ -176,8 +176,8 @@ def _require_folder(folder: Path, component: str) -> None:
 
 def _tokenizer_kind(folder: Path, index: Mapping[str, Any]) -> Any:
     name = _class_name(index, "tokenizer")
-    kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase)):
+    kind = _of_transformers(name, PreTrainedTokenizerBase)
+    if kind is None:
         raise ModelError(f"{INDEX} names {name[:80]}, which is no tokenizer of transformers")
     _require_folder(folder, "tokenizer")
     there = [file for file in _VOCABULARIES if (folder / "tokenizer" / file).exists()]
@@ -193,6 +193,12 @@ def _tokenizer_kind(folder: Path, index: Mapping[str, Any]) -> Any:
     return kind
 
 
+def _of_transformers(name: str, base: type) -> Any:
+    """The class of this name in transformers, if it is one below `base`; else None."""
+    found = getattr(transformers, name, None)
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
 def _module(
     folder: Path, index: Mapping[str, Any], name: str, classes: Mapping[str, Any] | None
 ) -> Module:
@@ -200,8 +206,8 @@ def _module(
     _require_folder(folder, name)
     config = read_json(folder / name / CONFIG)
     if classes is None:
-        kind: Any = getattr(transformers, entry, None)
-        if PreTrainedModel not in getattr(kind, "__mro__", ()):
+        kind = _of_transformers(entry, PreTrainedModel)
+        if kind is None:
             raise ModelError(f"{INDEX} names {entry[:80]}, which is no model of transformers")
         library, expected = "transformers", kind.config_class.model_type
         found = config.get("model_type", expected)

@@ -1,7 +1,7 @@
 """What a person wants to know of a pipeline before working with it."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tda_dagster.diffusion.opening.contents import Contents, examine, naming
 from tda_dagster.diffusion.opening.fetching import local_pipeline
 from tda_dagster.diffusion.opening.proof import denoising_error
 
-_LONGEST_WINDOW_S = 600
+_CHORD_FRAMES = 1024
 _BYTES = 4  # a number in float32, in which everything is computed
 
 
@@ -84,15 +84,7 @@ def inspect_pipeline(uri: str | Path) -> Inspection:
             },
             weights_bytes=_BYTES * sum(c.parameters for c in components),
             chord_error=denoising_error(model, _chord(model)),
-            notes=(*contents.notes, *_oddities(model)),
-        )
-
-
-def _oddities(model: MusicModel) -> Iterator[str]:
-    if model.window_seconds > _LONGEST_WINDOW_S:
-        yield (
-            f"the window is {model.window_seconds:,.0f} s long: is the transformer's sample_size "
-            "given in samples instead of latent frames?"
+            notes=contents.notes,
         )
 
 
@@ -128,7 +120,8 @@ def _components(contents: Contents, model: MusicModel) -> list[Component]:
 
 def _chord(model: MusicModel) -> LatentSegments:
     """The latents of a major chord of decaying tones that is struck once a second."""
-    time = torch.arange(model.window_samples, dtype=torch.float64) / model.sampling_rate
+    frames = min(model.latent_shape[1], _CHORD_FRAMES)
+    time = torch.arange(frames * model.hop_length, dtype=torch.float64) / model.sampling_rate
     sound = torch.zeros_like(time)
     for pitch in (261.63, 329.63, 392.0):
         for partial in range(1, 7):
@@ -139,7 +132,7 @@ def _chord(model: MusicModel) -> LatentSegments:
     return LatentSegments(
         segment_ids=("chord",),
         latents=model.encode(audio).cpu(),
-        valid_frames=torch.tensor([model.latent_shape[1]]),
+        valid_frames=torch.tensor([frames]),
         captions=("a major chord on a piano",),
         seconds_start=(0.0,),
         seconds_total=(model.window_seconds,),

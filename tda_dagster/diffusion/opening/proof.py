@@ -15,6 +15,7 @@ from tda_dagster.diffusion.weights import first_line
 _FRAMES = 4
 """Latent frames that the parts are tried on: enough for every layer, and soon done."""
 _TIMESTEP = 0.5
+_LONGEST_WINDOW_S = 3600.0
 _LIGHT_NOISE = (0.2, 0.5, 0.8)
 """Timesteps at which something of the music is still there (σ/α of 0.3, 1 and 3)."""
 
@@ -32,6 +33,11 @@ def prove(model: MusicModel) -> None:
     conditioned on differently, and the denoiser must give finite velocities of the latents' shape.
     """
     channels, frames = model.latent_shape
+    if model.window_seconds > _LONGEST_WINDOW_S:
+        raise ModelError(
+            f"transformer: sample_size is {frames}, which is a window of "
+            f"{model.window_seconds:,.0f} s: it should be given in latent frames, not in samples"
+        )
     frames = min(frames, _FRAMES)
     generator = keyed_generator(0, "proof")
     sound = torch.randn((1, model.audio_channels, frames * model.hop_length), generator=generator)
