@@ -23,8 +23,15 @@ from tda_dagster.store.disk import full_disk
 from tda_dagster.store.errors import CorruptArtifact, CorruptRecord, MissingArtifact
 from tda_dagster.store.places import open_place
 from tda_dagster.store.plain_folders import PlainFolders
-from tda_dagster.store.refs import Recipe, Ref, RefBook
-from tda_dagster.store.trees import Artifact, Entry, files_below, read_artifact, tree_bytes
+from tda_dagster.store.refs import Recipe, Ref, RefBook, in_words
+from tda_dagster.store.trees import (
+    Artifact,
+    Entry,
+    files_below,
+    of_artifact,
+    read_artifact,
+    tree_bytes,
+)
 
 RENEW_AFTER = timedelta(hours=1)
 """A ref that is found again counts as new from then on, once it is older than this. Collections
@@ -307,7 +314,13 @@ class ArtifactStore:
             _log.warning("%s", error)
             return None
         sizes = {entry.digest: entry.size for entry in artifact.files.values()}
-        return None if self._blobs.lacking(sizes) else artifact
+        if lost := self._blobs.lacking(sizes):
+            _log.warning(
+                "%s: %d of its %d files are damaged or missing, such as the blob %s",
+                of_artifact(ref.digest, in_words(ref.recipe)), len(lost), len(sizes), lost[0],
+            )  # fmt: skip
+            return None
+        return artifact
 
 
 def _default_cache_dir() -> Path:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,8 @@ class PlainFolders:
             for name in artifact.files:
                 (copy / name).chmod(0o444)
             if folder.is_symlink() or folder.is_file():
-                folder.unlink(missing_ok=True)
+                with suppress(OSError):  # another process does the same
+                    folder.unlink()
             try:
                 copy.rename(folder)
             except OSError:
@@ -95,10 +97,11 @@ class PlainFolders:
     def _mend(self, artifact: Artifact, folder: Path, found: _Difference) -> None:
         for path in found.strange:
             _log.info("%s does not belong to the copy of the artifact; it is removed", path)
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process does the same
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
         for name in found.wrong:
             with self.staging.folder() as unfinished:
                 copy, path = unfinished / "file", folder / name
@@ -117,7 +120,11 @@ def _compare(folder: Path, artifact: Artifact) -> _Difference:
     folders = {str(parent) for name in artifact.files for parent in Path(name).parents}
     candidates, strange, waiting = list[str](), list[Path](), [folder]
     while waiting:
-        for entry in sorted(os.scandir(waiting.pop()), key=lambda e: e.name):
+        try:
+            entries = sorted(os.scandir(waiting.pop()), key=lambda entry: entry.name)
+        except FileNotFoundError:  # somebody is deleting the cache
+            continue
+        for entry in entries:
             path = Path(entry.path)
             name = path.relative_to(folder).as_posix()
             if entry.is_dir(follow_symlinks=False) and name in folders:

@@ -233,7 +233,7 @@ class RefBook:
             return CorruptRecord(
                 self._place.where(name), f"its recipe has the key {ref.recipe.key}, not the name's"
             )
-        self._makers.setdefault(ref.digest, _in_words(ref.recipe))
+        self._makers.setdefault(ref.digest, in_words(ref.recipe))
         return ref
 
     def _parse_head(self, name: str, data: bytes) -> Head | CorruptRecord:
@@ -266,7 +266,8 @@ def _ref_bytes(ref: Ref) -> bytes:
     return sealed({**vars(ref), "recipe": ref.recipe.record()})
 
 
-def _in_words(recipe: Recipe) -> str:
+def in_words(recipe: Recipe) -> str:
+    """The asset of a recipe, and its partition if it has one, for messages."""
     return recipe.asset + (f" [{recipe.partition}]" if recipe.partition else "")
 
 

@@ -170,6 +170,22 @@ def test_a_file_is_hashed_once_and_again_when_it_has_changed(
     assert read.count(digest) == 1
 
 
+@pytest.mark.parametrize("remember", ["hashed", "vouched for"])
+def test_a_change_within_one_tick_of_the_clock_is_seen(tmp_path: Path, remember: str) -> None:
+    """Both writes have the same time, as on a filesystem whose clock is coarse."""
+    path = tmp_path / "file"
+    path.write_bytes(b"first")
+    state = path.stat()
+    if remember == "hashed":
+        assert hashed.file_digest(path) == digest_of(b"first")
+    else:
+        hashed.vouch(path, digest_of(b"first"))
+        assert hashed.file_digest(path) == digest_of(b"first")
+    path.write_bytes(b"other")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert hashed.file_digest(path) == digest_of(b"other")
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"[[" * 100_000, b"\xff\xfe"])
 def test_a_damaged_ref_gives_way_to_a_new_answer(
     ground: Any, recipe: MakeRecipe, writes: Writes, text: bytes

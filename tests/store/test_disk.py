@@ -151,7 +151,7 @@ def test_a_read_only_store_gives_what_it_has_and_names_what_it_cannot_take(
 def test_a_store_that_may_not_be_read_is_not_an_empty_one(open_folder: Path) -> None:
     store = ArtifactStore(open_folder / "store")
     store.materialize(recipe(), writes(10))
-    for name in ("refs", "heads", "cas"):
+    for name in ("refs/base", "heads/base", "cas/sha256"):
         (open_folder / "store" / name).chmod(0)
     for line in as_nobody(open_folder)[:4]:
         assert f"{open_folder / 'store'}" in line
