@@ -132,7 +132,11 @@ def test_a_manifest_and_its_audio_lie_on_s3(dataset: str, s3_server: S3Server) -
         ("audio/0.wav", False), ("audio/1.wav", False), ("audio/2.wav", False),
         ("audio/gone.wav", True),
     ]  # fmt: skip
-    assert list(audio_digests(dataset, list(looks))) == ["audio/0.wav", "audio/1.wav", "audio/2.wav"]
+    assert list(audio_digests(dataset, list(looks))) == [
+        "audio/0.wav",
+        "audio/1.wav",
+        "audio/2.wav",
+    ]
     stamp = audio_stamp(dataset, looks)
     assert stamp == audio_stamp(dataset, audio_looks(dataset))
     s3_server.filesystem().pipe_file(dataset.replace("manifest.csv", "audio/1.wav"), b"other")
