@@ -105,7 +105,7 @@ def of_environment(error: BaseException) -> str | None:
             return _OF_TEXT[-1][1]
         if isinstance(link, OSError) and link.errno in _OF_ERRNO:
             path = link.filename2 or link.filename
-            where = f"{_decoded(_obstacle(path))}: " if isinstance(path, str | bytes) else ""
+            where = f"{_named(path)}: " if isinstance(path, str | bytes) else ""
             return f"{where}{_OF_ERRNO[link.errno]}"
         if isinstance(link, TdaError):
             continue
@@ -161,14 +161,12 @@ def _text(error: BaseException) -> str:
     return ", at ".join(part for part in (words, place) if part)
 
 
-def _obstacle(path: str | bytes) -> str | bytes:
-    """The file that is where a folder should be, if there is one on the way to `path`."""
+def _named(path: str | bytes) -> str:
+    """The path as text, or that of a file on the way to it that is where a folder should be."""
+    named = Path(os.fsdecode(path))
     with suppress(OSError):
-        for parent in Path(os.fsdecode(path)).parents:
+        for parent in named.parents:
             if parent.exists():
-                return path if parent.is_dir() else str(parent)
-    return path
-
-
-def _decoded(path: str | bytes) -> str:
-    return os.fsdecode(path).encode(errors="replace").decode()
+                named = named if parent.is_dir() else parent
+                break
+    return str(named).encode(errors="replace").decode()
