@@ -216,7 +216,7 @@ def _cause(result: dg.ExecuteInProcessResult) -> str:
         for event in result.all_events
         if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
         for check in [event.asset_check_evaluation_data]
-        if not check.passed
+        if not check.passed and check.severity is dg.AssetCheckSeverity.ERROR
     ]
     if failed:
         return "; ".join(failed)

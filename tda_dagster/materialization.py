@@ -21,7 +21,14 @@ from tda_dagster.errors import TdaError
 from tda_dagster.faults import about
 from tda_dagster.partitions import Partition
 from tda_dagster.settings import Settings
-from tda_dagster.store import Artifact, ArtifactStore, Recipe, Ref
+from tda_dagster.store import (
+    Artifact,
+    ArtifactStore,
+    CorruptArtifact,
+    MissingArtifact,
+    Recipe,
+    Ref,
+)
 from tda_dagster.workspace import Workspace, nested
 
 T = TypeVar("T")
@@ -133,26 +140,31 @@ class Job:
     def shards(self, shards: Sequence[Shard]) -> list[Path]:
         """The same for several that do not need each other, side by side on threads; reports
         progress. What their `produce` shares must bear that (see `PerThread`)."""
-        return self._side_by_side(lambda made, shard: made.path(shard.file), shards)
+        workers = self.workspace.workers
+        return self._side_by_side(
+            lambda shard: self._shard(shard, side_by_side=workers).path(shard.file), shards
+        )
 
     def folders(self, shards: Sequence[Shard]) -> list[Artifact]:
-        """The same for shards that write a folder of files."""
-        return self._side_by_side(lambda made, _: made, shards)
+        """The same for shards that write a folder of files, which have been verified."""
+        workers = self.workspace.workers
 
-    def _side_by_side(
-        self, result: Callable[[Artifact, Shard], T], shards: Sequence[Shard]
-    ) -> list[T]:
+        def work(shard: Shard) -> Artifact:
+            try:
+                return _verified(self._shard(shard, side_by_side=workers))
+            except (CorruptArtifact, MissingArtifact):  # what was found damaged is made again
+                return _verified(self._shard(shard, side_by_side=workers))
+
+        return self._side_by_side(work, shards)
+
+    def _side_by_side(self, work: Callable[[Shard], T], shards: Sequence[Shard]) -> list[T]:
         workers = self.workspace.workers
         threads = threads_per_worker(workers)
-
-        def make(shard: Shard) -> T:
-            return result(self._shard(shard, side_by_side=workers), shard)
-
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         try:
             results = []
-            for made in pool.map(make, shards):
-                results.append(made)
+            for result in pool.map(work, shards):
+                results.append(result)
                 self.progress(len(results), len(shards))
         except Exception:
             pool.shutdown(cancel_futures=True)
@@ -185,6 +197,13 @@ class Job:
     def folder(self, artifact: Artifact) -> Path:
         """The artifact as a plain folder with proper names, kept in the workspace's cache."""
         return self.workspace.plain_folder(artifact)
+
+
+def _verified(artifact: Artifact) -> Artifact:
+    """The artifact, once all its files have been read where they are kept."""
+    for name in artifact.entries:
+        artifact.path(name)
+    return artifact
 
 
 @dataclass(frozen=True)

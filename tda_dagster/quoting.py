@@ -77,4 +77,6 @@ def _formatted(value: object, length: int, depth: int) -> str:
 
 
 def _closed(left: str, members: list[str], total: int, right: str) -> str:
-    return f"{left}{', '.join(members)}{', ...' if total > len(members) else ''}{right}"
+    if total > len(members):
+        members = [*members, "..."]
+    return f"{left}{', '.join(members)}{right}"

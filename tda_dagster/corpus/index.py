@@ -164,7 +164,7 @@ def assemble_index(
         raise TooManyRejects(rows.uri, rejects, rows.total, options.max_reject_fraction)
     kept = {row["track_id"] for _, row, _ in examined}
     splits = _splits(rows, kept, options)
-    check_training(rows, splits)
+    check_training(rows, splits, rejects)
     rejects += _unknown_versions(examined, kept)
     rejects += [
         Reject(line, RejectReason.TAKEN_DOWN, "left out by request", row["track_id"], row["audio"])

@@ -5,15 +5,17 @@ Belongs here: works (a track with its versions) and the rule that keeps a work o
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from tda_dagster.corpus.manifest import ManifestRow, ManifestRows
+from tda_dagster.corpus.rejects import Reject
 from tda_dagster.errors import TdaError
 from tda_dagster.quoting import shown
 
 _log = logging.getLogger(__name__)
 
 _FEWEST_WORKS_TO_HOLD_ONE_OUT = 5
+_SHOWN_REJECTS = 3
 
 
 class NothingToTrainOn(TdaError):
@@ -39,20 +41,33 @@ def assign_splits(
     return {name: "heldout" if work_of[name] in heldout else "train" for name in kept}
 
 
-def check_training(manifest: ManifestRows, splits: Mapping[str, str]) -> None:
+def check_manifest(manifest: ManifestRows) -> None:
+    """Raise `NothingToTrainOn` if the manifest's own column split holds out every track, which is
+    known before any file is opened."""
+    rows = [row for _, row in manifest.rows]
+    if rows:
+        check_training(manifest, assign_splits(rows, [row["track_id"] for row in rows], 0.0, 0))
+
+
+def check_training(
+    manifest: ManifestRows, splits: Mapping[str, str], rejects: Sequence[Reject] = ()
+) -> None:
     """Raise `NothingToTrainOn` if no track of `splits` is trained on, unless the manifest has no
-    rows. `splits` has the tracks that are left of the manifest, see `assign_splits`."""
+    rows. `splits` has the tracks that are left of the manifest, see `assign_splits`; `rejects` says
+    what became of others."""
     if not manifest.total or "train" in splits.values():
         return
     if not splits:
+        told = [f"; line {r.line}: {r.reason.value}: {r.detail}" for r in rejects[:_SHOWN_REJECTS]]
+        more = f"; and {len(rejects) - len(told)} more" if len(rejects) > len(told) else ""
         raise NothingToTrainOn(
             f"{manifest.uri}: no track is left to train on: all {manifest.total} rows are rejected "
-            "or taken down (dataset.taken_down)."
+            f"or taken down (dataset.taken_down){''.join(told)}{more}."
         )
     heldout = sum(row["split"] == "heldout" for _, row in manifest.rows)
     raise NothingToTrainOn(
-        f"{manifest.uri}: no track is left to train on: the column split holds out all of the "
-        f"{len(splits)} tracks that are not rejected or taken down ({heldout} of "
+        f"{manifest.uri}: no track is left to train on: by its column split, all of the "
+        f"{len(splits)} tracks that are not rejected or taken down are held out ({heldout} of "
         f"{manifest.total} rows say 'heldout'). Write 'train' for the tracks the model is trained "
         "on, or leave the column out."
     )

@@ -47,17 +47,18 @@ class Staging:
             if not self._swept:
                 self.remove_leftovers()
             path = Path(tempfile.mkdtemp(prefix=_prefix(), dir=self._root))
-        lock = None
-        try:
-            with disk_errors(self._root):
+            try:
                 lock = os.open(path, os.O_RDONLY)
+            except OSError:
+                path.rmdir()
+                raise
+        try:
             with suppress(OSError):  # some network filesystems have no locks
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            if lock is not None:
-                os.close(lock)
+            os.close(lock)
 
     def remove_leftovers(self) -> int:
         """Remove the folders of processes that have ended; returns how many there were. What
