@@ -98,7 +98,8 @@ def after_unread(workspace: Workspace, looks: Mapping[str, str | None]) -> dict[
     the live `dataset/manifest`: a part of the recipe, see `_after`."""
 
     def unsettled(artifact: Artifact) -> bool:
-        unread = pl.read_parquet(artifact.path(_AUDIO_FILES)).filter(audio_sha256=None)
+        table = pl.read_parquet(artifact.path(_AUDIO_FILES))
+        unread = table.filter(pl.col("audio_sha256").is_null())
         return any(looks.get(name) is not None for name in unread["audio"])
 
     return _after(workspace, "dataset/manifest", unsettled)

@@ -5,6 +5,7 @@ same assets through the same definitions.
 """
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
 from tda_dagster.errors import TdaError
-from tda_dagster.faults import of_environment
+from tda_dagster.faults import chain, of_environment
 from tda_dagster.interruption import raise_if_interrupted
 from tda_dagster.killed_runs import mark_killed_runs, process_tags
 from tda_dagster.leftovers import remove_leftovers
@@ -78,19 +79,26 @@ def instance(workspace: Workspace) -> Iterator[dg.DagsterInstance]:
     is removed. Raises TdaError when DAGSTER_HOME is no folder that can be used.
     """
     home = _home(workspace)
+    # Dagster makes the tables of a new home, and fails if others do so at the same time.
+    with _told_of(home, Exception), alone_in(home):
+        reference = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
+        found = dg.DagsterInstance.from_ref(reference)
+        mark_killed_runs(found)
+    remove_leftovers(workspace)
+    with _told_of(home, sqlite3.Error), found:
+        yield found
+
+
+@contextmanager
+def _told_of(home: Path, kind: type[Exception]) -> Iterator[None]:
+    """Name the folder in faults of the machine that come from errors of this kind."""
     try:
-        # Dagster makes the tables of a new home, and fails if others do so at the same time.
-        with alone_in(home):
-            reference = InstanceRef.from_dir(str(home), overrides=_NO_CAPTURE)
-            found = dg.DagsterInstance.from_ref(reference)
-            mark_killed_runs(found)
+        yield
     except Exception as error:
-        if (words := of_environment(error)) is None:
+        words = of_environment(error)
+        if words is None or not any(isinstance(link, kind) for link in chain(error)):
             raise
         raise TdaError(f"Dagster's folder {home} cannot be used: {words}") from error
-    remove_leftovers(workspace)
-    with found:
-        yield found
 
 
 def _home(workspace: Workspace) -> Path:

@@ -6,11 +6,12 @@ Faults of input are `TdaError`s, whose messages are written where they are raise
 """
 
 import errno
+import os
 import re
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -39,8 +40,8 @@ _OF_ERRNO = {
     errno.EPERM: _DENIED,
     errno.EMFILE: _TOO_MANY_FILES,
     errno.ENFILE: _TOO_MANY_FILES,
-    errno.ENOTDIR: "a part of this path is a file where a folder should be; move that file away",
-    errno.EEXIST: "a file is in the place of a folder; move it away",
+    errno.ENOTDIR: "it is a file where a folder should be; move it away",
+    errno.EEXIST: "it is a file where a folder should be; move it away",
     errno.EISDIR: "a folder is in the place of a file; move it away",
     errno.ENAMETOOLONG: "the name is too long for the filesystem; shorten it",
     errno.EIO: "the disk reports an input/output error; check the disk",
@@ -86,15 +87,26 @@ def subjects(error: BaseException) -> list[str]:
     return list(reversed(getattr(error, "__notes__", [])))
 
 
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and those it came from, the nearest first."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
 def of_environment(error: BaseException) -> str | None:
     """One line on a fault of the machine: the path where one is known, what is wrong and what to
     do. None where the error, and those it came from, are of another kind."""
-    for link in _chain(error):
+    for link in chain(error):
         if isinstance(link, MemoryError):
             return _OF_TEXT[-1][1]
         if isinstance(link, OSError) and link.errno in _OF_ERRNO:
-            where = link.filename2 or link.filename
-            return f"{_decoded(where)}: {_OF_ERRNO[link.errno]}" if where else _OF_ERRNO[link.errno]
+            path = link.filename2 or link.filename
+            where = f"{_named(path)}: " if isinstance(path, str | bytes) else ""
+            return f"{where}{_OF_ERRNO[link.errno]}"
         if isinstance(link, TdaError):
             continue
         for pattern, words in _OF_TEXT:
@@ -149,16 +161,12 @@ def _text(error: BaseException) -> str:
     return ", at ".join(part for part in (words, place) if part)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and those it came from, the nearest first."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
-
-
-def _decoded(path: object) -> str:
-    text = path.decode(errors="replace") if isinstance(path, bytes) else str(path)
-    return text.encode(errors="replace").decode()
+def _named(path: str | bytes) -> str:
+    """The path as text, or that of a file on the way to it that is where a folder should be."""
+    named = Path(os.fsdecode(path))
+    with suppress(OSError):
+        for parent in named.parents:
+            if parent.exists():
+                named = named if parent.is_dir() else parent
+                break
+    return str(named).encode(errors="replace").decode()

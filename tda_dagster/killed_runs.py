@@ -56,7 +56,7 @@ def mark_killed_runs(instance: dg.DagsterInstance) -> list[str]:
 
 def _was_killed(tags: Mapping[str, str]) -> bool:
     pid = tags.get(_PID, "")
-    if not pid.isdecimal():
+    if not pid.isdecimal() or len(pid) > 9:  # no process id
         return False
     here, boot = this_machine(), tags.get(_BOOT, "")
     process = Process(tags.get(_MACHINE, ""), int(pid), tags.get(_STARTED, ""))

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tda_dagster.settings import PARAMS_FILE
 from tda_dagster.store.staging import Staging
 from tda_dagster.workspace import Workspace
 from warehouse.build import building
@@ -25,7 +26,10 @@ def remove_leftovers(workspace: Workspace) -> int:
     in use, and those that cannot be removed, stay."""
     removed = building(workspace.database).remove_leftovers()
     # Work in progress lies on the disk of a local store, of a remote one in the cache.
-    for root in (workspace.cache, Path(workspace.locate(workspace.settings.store.root))):
+    roots = [workspace.cache]
+    if (workspace.root / PARAMS_FILE).exists():
+        roots.append(Path(workspace.locate(workspace.settings.store.root)))
+    for root in roots:
         removed += Staging(root / "tmp").remove_leftovers()
     for path in workspace.root.glob(".tmp_dagster_home_*"):
         with suppress(OSError):

@@ -19,7 +19,12 @@ from tda_dagster.masking import masked_values
 from tda_dagster.numerics import worker_pool
 from tda_dagster.partitions import Partition
 from tda_dagster.settings import Settings
-from tda_dagster.store import Artifact, ArtifactStore, Recipe, Ref
+from tda_dagster.store import (
+    Artifact,
+    ArtifactStore,
+    Recipe,
+    Ref,
+)
 from tda_dagster.workspace import Workspace, nested
 
 T = TypeVar("T")
@@ -183,6 +188,7 @@ def _file_of(shard: Shard) -> Callable[[Artifact], Path]:
 
 
 def _verified(artifact: Artifact) -> Artifact:
+    """The artifact, once all its files have been read where they are kept."""
     for name in artifact.entries:
         artifact.path(name)
     return artifact

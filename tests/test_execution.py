@@ -56,3 +56,46 @@ def test_a_home_that_is_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.M
         instance(Workspace(tmp_path)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("home", "words"),
+    [
+        ("data/dagster", r"a relative path; set it to an absolute one, such as '/.*data/dagster'"),
+        ("{folder}/file", "which is no folder"),
+        ("{folder}/file/below", "which is no folder"),
+    ],
+)
+def test_a_home_that_cannot_be_one_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "data" / "dagster").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", home.format(folder=tmp_path))
+    with (
+        pytest.raises(TdaError, match=rf"DAGSTER_HOME is '.*{words}") as caught,
+        instance(Workspace(tmp_path)),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_home_that_cannot_be_made_or_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    (tmp_path / "data").write_text("a file")
+    with (
+        pytest.raises(TdaError, match=r"data: it is a file where a folder should be"),
+        instance(Workspace(tmp_path)),
+    ):
+        pass
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "history").write_text("a file")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    with (
+        pytest.raises(TdaError, match=r"home cannot be used: .*history: it is a file"),
+        instance(Workspace(tmp_path)),
+    ):
+        pass
