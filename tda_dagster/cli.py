@@ -17,12 +17,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # what a user typed is quoted in usage errors
     help="Which training tracks, and whose, shaped this generated piece of music.",
 )
-query_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The pieces to attribute."
-)
+query_app = typer.Typer(no_args_is_help=True, help="The pieces to attribute.")
 app.add_typer(query_app, name="query")
 console = Terminal(soft_wrap=True)
 
@@ -164,7 +161,7 @@ def query_add(
         try:
             soundfile.info(os.fsencode(path))  # a name may be no UTF-8
         except soundfile.LibsndfileError as error:
-            raise TdaError(f"{path}: not a readable audio file: {error}") from None
+            raise TdaError(f"{path}: not a readable audio file: {error.error_string}") from None
         inside = path.resolve().is_relative_to(workspace.root)
         name = path.resolve().relative_to(workspace.root) if inside else path.resolve()
         raw.append({"audio": str(name), "caption": caption})
