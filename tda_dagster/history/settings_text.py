@@ -28,8 +28,8 @@ def spoken(value: Any) -> str:
     if isinstance(value, str):
         if _DIGEST.fullmatch(value):
             return short(value)
-        value = masked(value)
-        return value if len(value) <= 80 else value[:77] + "…"
+        text = masked(value)
+        return text if len(text) <= 80 else text[:77] + "…"
     if isinstance(value, list | dict) and len(value) > 6:
         return f"({len(value)} of them)"
     return json.dumps(value, ensure_ascii=False)
