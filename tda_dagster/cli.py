@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from tda_dagster import cli_bench, cli_history, cli_sql, cli_tracks, cli_ui
 from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
+from tda_dagster.masking import masked
 from tda_dagster.terminal import PlainFormatter, Terminal, one_line
 
 app = typer.Typer(
@@ -232,6 +234,9 @@ def main() -> None:
         code = error.exit_code
     except typer.Abort:
         Terminal(stderr=True).say("aborted")
+        code = 1
+    except Exception:  # a fault of the program: its traceback may quote titles and URLs
+        Terminal(stderr=True).say(masked(traceback.format_exc().rstrip()))
         code = 1
     raise SystemExit(code or 0)
 
