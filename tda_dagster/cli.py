@@ -3,7 +3,6 @@
 import io
 import logging
 import os
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,6 @@ import typer
 from tda_dagster import cli_bench, cli_history, cli_sql, cli_tracks, cli_ui
 from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
-from tda_dagster.masking import masked
 from tda_dagster.terminal import PlainFormatter, Terminal, one_line
 
 app = typer.Typer(
@@ -21,7 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which training tracks, and whose, shaped this generated piece of music.",
 )
-query_app = typer.Typer(no_args_is_help=True, help="The pieces to attribute.")
+query_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="The pieces to attribute."
+)
 app.add_typer(query_app, name="query")
 console = Terminal(soft_wrap=True)
 
@@ -163,7 +163,7 @@ def query_add(
         try:
             soundfile.info(os.fsencode(path))  # a name may be no UTF-8
         except soundfile.LibsndfileError as error:
-            raise TdaError(f"{path}: not a readable audio file: {error.error_string}") from None
+            raise TdaError(f"{path}: not a readable audio file: {error}") from None
         inside = path.resolve().is_relative_to(workspace.root)
         name = path.resolve().relative_to(workspace.root) if inside else path.resolve()
         raw.append({"audio": str(name), "caption": caption})
@@ -234,9 +234,6 @@ def main() -> None:
         code = error.exit_code
     except typer.Abort:
         Terminal(stderr=True).say("aborted")
-        code = 1
-    except Exception:  # a fault of the program: its traceback may quote titles and URLs
-        Terminal(stderr=True).say(masked(traceback.format_exc().rstrip()))
         code = 1
     raise SystemExit(code or 0)
 

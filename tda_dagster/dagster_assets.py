@@ -11,8 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from tda_dagster.errors import TdaError
-from tda_dagster.masking import cut_secrets, masked
+from tda_dagster.masking import cut_secrets
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
 from tda_dagster.progress import Progress
@@ -86,8 +85,6 @@ def _dagster_asset(
             return _materialize(declared, context)
         except Exception as error:  # Dagster keeps and shows an error with all its causes
             cut_secrets(error)
-            if masked(str(error)) != str(error):
-                raise TdaError(f"{declared.name}: {error}") from None
             raise
 
     return compute

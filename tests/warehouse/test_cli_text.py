@@ -175,20 +175,3 @@ def test_a_wide_row_is_a_block_on_a_narrow_terminal(
     monkeypatch.setenv("COLUMNS", "120")
     _, text = tda("sql", sql)
     assert text.splitlines()[0].split() == ["track_id", "b", "c"]
-
-
-def test_the_traceback_of_a_fault_of_the_program_is_text_without_secrets(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def fails() -> Workspace:
-        raise RuntimeError(f"{HOSTILE} https://user:hunter2@host/a.wav?sig=hunter2")
-
-    monkeypatch.setattr(Workspace, "find", fails)
-    monkeypatch.setattr(sys, "argv", ["tda", "query", "list"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr().err
-    assert ended.value.code == 1
-    assert TAGS in said
-    assert "https://***@host/a.wav?sig=***" in said
-    assert not set(said) & OBEYED
