@@ -29,7 +29,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # what a user typed is quoted in usage errors
     help="Which training tracks, and whose, shaped this generated piece of music.",
 )
 console = Terminal(soft_wrap=True)

@@ -15,9 +15,7 @@ from tda_dagster.terminal import Terminal
 if TYPE_CHECKING:
     from tda_dagster.workspace import Workspace
 
-bench_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Methods held against ground truth."
-)
+bench_app = typer.Typer(no_args_is_help=True, help="Methods held against ground truth.")
 
 StudyOption = Annotated[
     Path | None,

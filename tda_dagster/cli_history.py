@@ -15,9 +15,7 @@ from tda_dagster.cli_workspace import open_workspace
 from tda_dagster.errors import TdaError
 from tda_dagster.terminal import Terminal, json_text
 
-snapshot_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="States of the study, kept under a name."
-)
+snapshot_app = typer.Typer(no_args_is_help=True, help="States of the study, kept under a name.")
 
 AtOption = Annotated[str, typer.Option("--at", help="A snapshot, or live: the present.")]
 

@@ -11,14 +11,17 @@ from typing import Any
 
 _MASK = "***"
 
-# A path object makes one slash of two.
-_USER = re.compile(r"(?P<scheme>[A-Za-z][\w+.\-]*:/{1,2})[^/\s?#]*@")
+# Lengths are bounded, so that the time is in proportion to the text. A path makes one slash of two.
+_USER = re.compile(r"(?P<scheme>[A-Za-z][\w+.\-]{0,30}:/{1,2})[^/\s?#]*@")
 # A password with a slash is not valid, and people write it all the same. `zip://a::http://b` has
 # no password, and neither has `http://a:80/b@c`.
 _USER_WITH_SLASH = re.compile(
-    r"(?P<scheme>[A-Za-z][\w+.\-]*://)[^/\s@:?#]+:(?!:|\d+(?:/|$))[^\s@]+@"
+    r"(?P<scheme>[A-Za-z][\w+.\-]{0,30}://)[^/\s@:?#]{1,200}:(?!:|\d+(?:/|$))[^\s@]{1,500}@"
 )
-_PARAMETER = re.compile(r"(?P<name>[?&;#][\w.\-%\[\]]+)=(?P<value>[^&;#\s'\"<>]+)")
+# Punctuation after a URL belongs to the sentence.
+_PARAMETER = re.compile(
+    r"(?P<name>[?&;#][\w.\-%\[\]]+)=[^&;#\s'\"<>]*?(?=[:,.)\]]{0,3}(?:[&;#\s'\"<>]|$))"
+)
 _SECRET_NAMES = re.compile(
     "sig|token|secret|pass|pwd|auth|cred|key|jwt|session|hmac|policy|hdn|accessid|code",
     re.IGNORECASE,

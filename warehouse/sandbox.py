@@ -77,7 +77,7 @@ def ask(path: Path, sql: str, limits: Limits | None = None) -> Iterator[Answer]:
             with _explained(limits, expired):
                 connection.execute(sql)
             columns = tuple(name for name, *_ in connection.description or ())
-            yield Answer(columns, _rows(connection, limits, expired))
+            yield Answer(columns, _rows(connection, limits, expired) if columns else iter(()))
         finally:
             timer.cancel()
 

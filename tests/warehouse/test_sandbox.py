@@ -103,6 +103,8 @@ def test_questions_are_answered(database: Path) -> None:
     assert rows(database, "show tables")
     assert rows(database, "from v_query_summary")
     assert rows(database, "explain select 1")
+    for nothing in ("", "-- a comment", "set variable x = 1"):
+        assert rows(database, nothing) == []
 
 
 def count(database: Path, sql: str) -> int:
