@@ -133,7 +133,7 @@ def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
     """Samples [spec.channels, n] at the model's rate, and what the file itself has."""
     kind = foreign_kind(content)
     if kind is not None and kind.demuxer is not None and ffmpeg.is_available():
-        sink = _read_foreign(content, kind.demuxer, spec)
+        sink: _Sink | None = _read_foreign(content, kind.demuxer, spec)
     else:
         sink = _read_streams(content, spec)
     if sink is None or sink.frames == 0:
