@@ -7,11 +7,11 @@ import threading
 import time
 
 import pytest
-from rich.console import Console
 from terminal_emulator import on_a_terminal
 
 from tda_dagster import progress
 from tda_dagster.progress import Progress, shown_on
+from tda_dagster.terminal import Terminal
 
 # Everything that writes past the bars: native code, a logger that keeps the stream that it found,
 # a child, half lines, lines drawn over themselves, and bytes that move the cursor.
@@ -19,11 +19,11 @@ NOISY = r"""
 import logging, os, subprocess, sys, time
 logger = logging.getLogger("library")
 logger.addHandler(logging.StreamHandler(sys.stderr))
-from rich.console import Console
 from tda_dagster.progress import Progress, shown_on
+from tda_dagster.terminal import Terminal
 
 print("before")
-with shown_on(Console(soft_wrap=True)):
+with shown_on(Terminal(soft_wrap=True)):
     for name in ("base/one", "base/two"):
         asset = Progress(name, print)
         asset.update(1, 3)
@@ -70,7 +70,7 @@ def test_without_a_terminal_there_is_a_line_per_asset_and_one_every_while(
 ) -> None:
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.1)
     file = io.StringIO()
-    with shown_on(Console(file=file, width=200)):
+    with shown_on(Terminal(file=file, width=200)):
         asset = Progress("base/slow", print)
         asset.update(1, 4)
         time.sleep(0.25)

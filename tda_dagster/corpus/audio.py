@@ -26,9 +26,9 @@ from tda_dagster.corpus.rejects import RejectReason
 from tda_dagster.corpus.segments import Samples, SegmentSpec
 from tda_dagster.errors import TdaError
 
-LOWEST_RATE_HZ = 4_000
+LOWEST_RATE_HZ = 1_000
 HIGHEST_RATE_HZ = 768_000
-"""Telephones sample at 8 kHz, old computers at little more than 5 kHz; converters end at 768 kHz.
+"""Telephones sample at 8 kHz, old computers at 4 to 5 kHz; converters end at 768 kHz.
 What lies outside is a damaged header or no sound, and resampling it could take any memory."""
 
 MOST_VALUES = 1 << 30

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Study
+from chain.conftest import Study
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Study, new_study
+from chain.conftest import Study, new_study
 
 pytestmark = pytest.mark.slow
 

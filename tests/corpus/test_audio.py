@@ -132,19 +132,19 @@ def test_not_finite(tmp_path: Path, value: float, channels: int) -> None:
     assert caught.value.reason is RejectReason.NOT_FINITE
 
 
-@pytest.mark.parametrize("rate", [1, 100, 3_999, 768_001, 2_000_000_000])
+@pytest.mark.parametrize("rate", [1, 100, 999, 768_001, 2_000_000_000])
 def test_a_sample_rate_that_no_recording_has(tmp_path: Path, rate: int) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, sine(440, 20_000), 20_000)
     content = bytearray(path.read_bytes())
     content[24:28] = rate.to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(AudioError, match=rf"sample rate is {rate} Hz, .* 4000 \.\.\. 768000") as e:
+    with pytest.raises(AudioError, match=rf"sample rate is {rate} Hz, .* 1000 \.\.\. 768000") as e:
         decode_audio(str(path), SPEC)
     assert e.value.reason is RejectReason.IMPLAUSIBLE
 
 
-@pytest.mark.parametrize("rate", [4_000, 8_000, 768_000])
+@pytest.mark.parametrize("rate", [1_000, 8_000, 768_000])
 def test_the_lowest_and_highest_rates(tmp_path: Path, rate: int) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, sine(440, rate), rate)
