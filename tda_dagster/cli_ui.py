@@ -8,6 +8,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,9 +58,14 @@ def ui(
     listener = listen(host, port)
     port = listener.getsockname()[1]
     access = _access(host, port, allow_host or [], token)
-    os.environ.setdefault("DAGSTER_HOME", str(workspace.dagster_home))
     os.environ["TDA_WORKSPACE"] = str(workspace.root)
-    _reconcile(console)
+    console.say("comparing the store with Dagster, starting its servers…")
+    failure = _reconcile()
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(workspace.dagster_home)))
+    if failure and not home.is_dir():
+        raise TdaError(failure)
+    if failure:  # the graph can be looked at without the store
+        console.say(("the store was not compared with Dagster:", "yellow"), f" {failure}")
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else _in_url(host)
     console.say(
         f"the UI is at http://{shown}:{port}/", "?token=…" if token else "", "; Ctrl-C ends it"
@@ -101,12 +107,12 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _reconcile(console: Terminal) -> None:
-    """Tell Dagster what is live, in a process of its own: this one stays small. The graph can be
-    looked at without the store."""
+def _reconcile() -> str | None:
+    """Make Dagster's folder and tell Dagster what is live, in a process of its own: this one stays
+    small. Returns what went wrong."""
     command = [sys.executable, "-m", "tda_dagster.cli", "reconcile"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        reason = lines[-1].removeprefix("error: ")
-        console.say(("the store was not compared with Dagster:", "yellow"), f" {reason}")
+    if not done.returncode:
+        return None
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1].removeprefix("error: ")

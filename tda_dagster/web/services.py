@@ -40,7 +40,7 @@ from tda_dagster.web.guard import Access, Guard
 _DEFINITIONS = "tda_dagster.definitions"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _POLL_MS = 2000
-_GRACE_S = 10.0
+_GRACE_S = 2.0
 _LOOK_EVERY_S = 0.5
 _CODE_SERVER_S = 180.0
 _STATEMENT_TIMEOUT_MS, _POOL_RECYCLE_S, _POOL_OVERFLOW = 15_000, 3600, 20
@@ -106,7 +106,7 @@ def serve(listener: socket.socket, access: Access) -> None:
                         # A header of the client must not change what the guard sees.
                         proxy_headers=False,
                         server_header=False,
-                        timeout_graceful_shutdown=2,
+                        timeout_graceful_shutdown=1,
                     )
                 )
                 children.on_end(lambda: setattr(server, "should_exit", True))

@@ -111,13 +111,21 @@ def test_a_hostile_word_ends_in_an_error_that_quotes_it(
 
 
 def test_prompts_keep_their_brackets(tda: Tda, workspace: Workspace) -> None:
-    prompt = "slow intro [/verse] [verse] \x1b]0;x\x07 [chorus] loud\nnext \\[x]"
+    prompt = "slow intro [/verse] [verse] [chorus] loud \\[x] [link=http://e]"
     code, _ = tda("query", "add", "--prompt", prompt, "--cohort", "mine")
     assert code == 0
     code, text = tda("query", "list")
     assert code == 0
-    assert r"slow intro [/verse] [verse] \x1b]0;x\x07 [chorus] loud\nnext \[x]" in text
+    assert prompt in text
     assert workspace.cohort("mine").queries[0].prompt == prompt
+
+
+def test_controls_in_a_cohort_file_are_shown(tda: Tda, workspace: Workspace) -> None:
+    """Whether they are listed or refused."""
+    text = 'queries: [{prompt: "a\\x1b]0;x [/x]\\nb"}]'
+    (workspace.root / "cohorts" / "mine.yaml").write_text(text)
+    _, said = tda("query", "list")
+    assert r"a\x1b]0;x [/x]\nb" in said
 
 
 @pytest.mark.parametrize(
