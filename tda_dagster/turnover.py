@@ -13,7 +13,9 @@ import polars as pl
 
 import assets  # noqa: F401  (declares them)
 from assets.dataset import read_index, spec_for
-from tda_dagster.corpus import DatasetIndex, ManifestRow, ManifestRows, index_dataset, read_manifest
+from tda_dagster.corpus import DatasetIndex, ManifestRow, ManifestRows, read_manifest
+from tda_dagster.corpus.examination import Examiner
+from tda_dagster.corpus.index import IndexOptions, assemble_index, audio_of
 from tda_dagster.corpus.shards import shards
 from tda_dagster.corpus.split import assign_splits
 from tda_dagster.diffusion.autoencoder import AudioFormat
@@ -91,13 +93,12 @@ def growth(workspace: Workspace) -> Turnover:
     known = dict(index.tracks.select("track_id", "caption").iter_rows())
     new = [(line, row) for line, row in rows.rows if row["track_id"] in listed.keys() - known]
     audio = AudioFormat.load(_live(workspace, "base/autoencoder").path("audio_format.json"))
-    found = index_dataset(
-        ManifestRows(rows.uri, new, []),
-        spec_for(audio, settings),
-        heldout_fraction=0.0,
-        seed=settings.seed,
-        max_reject_fraction=1.0,
-    )
+    spec = spec_for(audio, settings)
+    # None of the new tracks need be one to train on, so this is no `index_dataset`.
+    coming, options = ManifestRows(rows.uri, new, []), IndexOptions(0.0, settings.seed, 1.0)
+    files = dict.fromkeys(audio_of(coming, options))
+    outcomes = Examiner(rows.uri, spec).examine_all(files)
+    found = assemble_index(coming, outcomes, spec, options)
     segments = pl.concat([index.segments, found.segments])
     kept = (known.keys() & listed.keys()) | set(found.tracks["track_id"])
     recaptioned = [t for t in known.keys() & listed.keys() if known[t] != listed[t]["caption"]]
