@@ -17,7 +17,13 @@ from assets.recordings import (
 )
 from tda_dagster.corpus import DatasetIndex, SegmentSpec, iter_segments, read_manifest
 from tda_dagster.corpus.files import audio_looks, audio_stamp
-from tda_dagster.corpus.index import IndexOptions, assemble_index, audio_of
+from tda_dagster.corpus.index import (
+    IndexOptions,
+    assemble_index,
+    audio_of,
+    check_rows,
+    require_training,
+)
 from tda_dagster.corpus.manifest import manifest_bytes, manifest_suffix
 from tda_dagster.corpus.rejects import rejects_listed
 from tda_dagster.corpus.shards import shards
@@ -161,8 +167,10 @@ def index(job: Job, out: Path) -> None:
     )
     rows, spec = read_manifest(manifest_uri(job)), segment_spec(job)
     with rejects_listed(job.workspace.rejects):
+        check_rows(rows, options)
         outcomes = examine_recordings(job, rows, audio_of(rows, options), spec, out)
         dataset = assemble_index(rows, outcomes, spec, options)
+    require_training(rows, dataset)
     for name in ("tracks", "segments", "rejects"):
         getattr(dataset, name).write_parquet(out / f"{name}.parquet")
 

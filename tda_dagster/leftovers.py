@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from tda_dagster.settings import PARAMS_FILE
-from tda_dagster.store.staging import Staging
 from tda_dagster.workspace import Workspace
 from warehouse.build import building
 
@@ -25,12 +24,8 @@ def remove_leftovers(workspace: Workspace) -> int:
     """Remove the build folders of processes that have ended; returns how many there were. Folders
     in use, and those that cannot be removed, stay."""
     removed = building(workspace.database).remove_leftovers()
-    # Work in progress lies on the disk of a local store, of a remote one in the cache.
-    roots = [workspace.cache]
     if (workspace.root / PARAMS_FILE).exists():
-        roots.append(Path(workspace.locate(workspace.settings.store.root)))
-    for root in roots:
-        removed += Staging(root / "tmp").remove_leftovers()
+        removed += workspace.store.remove_leftovers()
     for path in workspace.root.glob(".tmp_dagster_home_*"):
         with suppress(OSError):
             if path.stat().st_uid == os.getuid() and not _in_use(path):

@@ -13,16 +13,11 @@ import polars as pl
 
 import assets  # noqa: F401  (declares them)
 from assets.dataset import read_index
-from tda_dagster.corpus import (
-    DatasetIndex,
-    ManifestRow,
-    ManifestRows,
-    SegmentSpec,
-    index_dataset,
-    read_manifest,
-)
+from tda_dagster.corpus import DatasetIndex, ManifestRows, read_manifest
+from tda_dagster.corpus.examination import Examiner
+from tda_dagster.corpus.index import IndexOptions, assemble_index, audio_of
 from tda_dagster.corpus.shards import shards
-from tda_dagster.corpus.split import NothingToTrainOn, assign_splits, check_training
+from tda_dagster.corpus.split import assign_splits, check_training
 from tda_dagster.diffusion.audio_format import AudioFormat, spec_for
 from tda_dagster.errors import TdaError
 from tda_dagster.materialization import STUDY_ASSETS, MissingInput, StudyAsset, settings_view
@@ -96,7 +91,12 @@ def growth(workspace: Workspace) -> Turnover:
     known = dict(index.tracks.select("track_id", "caption").iter_rows())
     new = [(line, row) for line, row in rows.rows if row["track_id"] in listed.keys() - known]
     audio = AudioFormat.load(_live(workspace, "base/autoencoder").path("audio_format.json"))
-    found = _decoded(ManifestRows(rows.uri, new, []), spec_for(audio, settings))
+    spec = spec_for(audio, settings)
+    # None of the new tracks need be one to train on, so this is no `index_dataset`.
+    coming, options = ManifestRows(rows.uri, new, []), IndexOptions(0.0, settings.seed, 1.0)
+    files = dict.fromkeys(audio_of(coming, options))
+    outcomes = Examiner(rows.uri, spec).examine_all(files)
+    found = assemble_index(coming, outcomes, spec, options)
     segments = pl.concat([index.segments, found.segments])
     kept = (known.keys() & listed.keys()) | set(found.tracks["track_id"])
     recaptioned = [t for t in known.keys() & listed.keys() if known[t] != listed[t]["caption"]]
@@ -109,19 +109,6 @@ def growth(workspace: Workspace) -> Turnover:
         recaptioned,
         begins_at="dataset/manifest",
     )
-
-
-def _decoded(new: ManifestRows, spec: SegmentSpec) -> DatasetIndex:
-    """The tables of rows that are new. Their splits do not matter here, nor that none is good."""
-    free = [(line, ManifestRow(**(row | {"split": None}))) for line, row in new.rows]
-    try:
-        return _indexed(ManifestRows(new.uri, free, []), spec)
-    except NothingToTrainOn:
-        return _indexed(ManifestRows(new.uri, [], []), spec)
-
-
-def _indexed(rows: ManifestRows, spec: SegmentSpec) -> DatasetIndex:
-    return index_dataset(rows, spec, heldout_fraction=0.0, seed=0, max_reject_fraction=1.0)
 
 
 def forecast(

@@ -97,15 +97,19 @@ def index_dataset(
 
     The tracks `taken_down`, by id, are left out: their files are not opened.
 
-    Raises `TooManyRejects` and `NothingToTrainOn`, as `assemble_index` does.
+    Raises `TooManyRejects`, with all rejects of the manifest, and `NothingToTrainOn` if no track is
+    left or all are held out.
     """
     if workers < 1:
         raise TdaError(f"workers must be at least 1, not {workers}.")
     options = IndexOptions(heldout_fraction, seed, max_reject_fraction, frozenset(taken_down))
+    check_rows(rows, options)
     files = dict.fromkeys(audio_of(rows, options))
     examiner = Examiner(rows.uri, spec)
     outcomes = examiner.examine_all(files, workers=workers, progress=progress)
-    return assemble_index(rows, outcomes, spec, options)
+    index = assemble_index(rows, outcomes, spec, options)
+    require_training(rows, index)
+    return index
 
 
 @dataclass(frozen=True)
@@ -126,12 +130,15 @@ class IndexOptions:
             raise TdaError(f"max_reject_fraction must lie in 0 ... 1, not {most}.")
 
 
+def check_rows(rows: ManifestRows, options: IndexOptions) -> None:
+    """Raise `NothingToTrainOn` if no track can be left to train on, whatever the files are."""
+    wanted = [row["track_id"] for _, row in rows.rows if row["track_id"] not in options.taken_down]
+    check_training(rows, _splits(rows, wanted, options))
+
+
 def audio_of(rows: ManifestRows, options: IndexOptions) -> list[str]:
-    """The files to examine, as the manifest names them, sorted. Raises `NothingToTrainOn` where no
-    track can be left to train on, whatever the files are."""
-    wanted = [row for _, row in rows.rows if row["track_id"] not in options.taken_down]
-    ids = [row["track_id"] for row in wanted]
-    check_training(rows, _splits(rows, ids, options))
+    """The files to examine, as the manifest names them, sorted."""
+    wanted = (row for _, row in rows.rows if row["track_id"] not in options.taken_down)
     return sorted({row["audio"] for row in wanted})
 
 
@@ -149,7 +156,7 @@ def assemble_index(
     tracks that are taken down, which `rejects` lists.
 
     Raises `TooManyRejects`, with all rejects of the manifest, if more than `max_reject_fraction` of
-    all rows are left out, and `NothingToTrainOn` if no track is left or all are held out.
+    all rows are left out. See also `require_training`.
     """
     rejects = list(rows.rejects)
     examined: list[tuple[int, ManifestRow, Examined]] = []
@@ -166,7 +173,6 @@ def assemble_index(
         raise TooManyRejects(rows.uri, rejects, rows.total, options.max_reject_fraction)
     kept = {row["track_id"] for _, row, _ in examined}
     splits = _splits(rows, kept, options)
-    check_training(rows, splits, rejects)
     rejects += _unknown_versions(examined, kept)
     rejects += [
         Reject(line, RejectReason.TAKEN_DOWN, "left out by request", row["track_id"], row["audio"])
@@ -185,6 +191,17 @@ def assemble_index(
         segments=pl.DataFrame(segments, schema=SEGMENTS_SCHEMA).sort("track_id", "segment_index"),
         rejects=rejects_table(rejects),
     )
+
+
+def require_training(rows: ManifestRows, index: DatasetIndex) -> None:
+    """Raise `NothingToTrainOn` if no track is left in the index of a manifest, or all are held
+    out."""
+    splits = dict(index.tracks.select("track_id", "split").iter_rows())
+    rejects = [
+        Reject(line, RejectReason(reason), detail)
+        for line, reason, detail in index.rejects.select("line", "reason", "detail").iter_rows()
+    ]
+    check_training(rows, splits, rejects)
 
 
 def _splits(rows: ManifestRows, kept: Collection[str], options: IndexOptions) -> dict[str, str]:

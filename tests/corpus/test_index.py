@@ -28,6 +28,7 @@ from tda_dagster.corpus import (
     iter_segments,
     read_manifest,
 )
+from tda_dagster.corpus.split import NothingToTrainOn
 from tda_dagster.errors import TdaError
 
 SPEC = SegmentSpec(sample_rate_hz=8000, channels=1, samples=8192, hop_length=512, min_seconds=0.5)
@@ -196,6 +197,16 @@ def test_too_many_rejects_are_all_reported_and_alike(tmp_path: Path) -> None:
     assert "max_reject_fraction = 0.2" in message
     assert "missing_file: 50" in message
     assert "malformed_line: 1" in message
+
+
+def test_without_a_track_to_train_on_there_is_no_index(tmp_path: Path) -> None:
+    write(tmp_path / "good.wav", 2)
+    held = [{"audio": "good.wav", "split": "heldout"}]
+    with pytest.raises(NothingToTrainOn, match="no track is left to train on"):
+        index(manifest(tmp_path, held), progress=lambda *_: pytest.fail("opened"))
+    rows = [*held, {"audio": "gone.wav", "split": "train"}]
+    with pytest.raises(NothingToTrainOn, match="no track is left to train on"):
+        index(manifest(tmp_path, rows))
 
 
 def test_the_allowed_fraction_is_allowed_exactly(tmp_path: Path) -> None:
