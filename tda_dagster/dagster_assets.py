@@ -13,7 +13,7 @@ import dagster as dg
 
 from tda_dagster.faults import in_words, of_environment, subjects
 from tda_dagster.killed_runs import tag_run
-from tda_dagster.masking import cut_secrets
+from tda_dagster.masking import cut_secrets, masked
 from tda_dagster.materialization import STUDY_ASSETS, Job, StudyAsset, Verdict, settings_view
 from tda_dagster.numerics import fixed_numerics
 from tda_dagster.partitions import COHORT_BY_METHOD, Partition, stored_spec
@@ -90,7 +90,8 @@ def _dagster_asset(
                 return _materialize(declared, context)
         except Exception as error:
             cut_secrets(error)  # Dagster keeps and shows an error with all its causes
-            raise _failure(declared, context, error) from error
+            tells_secret = masked(str(error)) != str(error)
+            raise _failure(declared, context, error) from (None if tells_secret else error)
 
     return compute
 
@@ -104,7 +105,7 @@ def _failure(
     about = [f"{declared.name}{place}", *subjects(error)]
     root = Workspace.find().root
     return dg.Failure(
-        f"{': '.join([', '.join(about), in_words(error, root, context.run_id)])}",
+        masked(f"{', '.join(about)}: {in_words(error, root, context.run_id)}"),
         metadata={"on the machine's part": of_environment(error) is not None},
         allow_retries=False,
     )

@@ -68,12 +68,10 @@ class Piece:
 def open_piece(uri: str, spec: SegmentSpec) -> Piece:
     """Decode a recording that is to be attributed.
 
-    Raises `AudioError` for a file that cannot be decoded, and `PieceError` for one that is empty,
-    shorter than `spec.min_seconds`, or silent from beginning to end.
+    Raises `AudioError` for a file that cannot be decoded or is empty, and `PieceError` for one that
+    is shorter than `spec.min_seconds`, or silent from beginning to end.
     """
     found = open_audio(uri, spec)
-    if not found.samples.shape[1]:
-        raise PieceError(f"{uri}: it holds no audio: its length is 0 s")
     piece = Piece(found.samples, spec, tuple(windows(found.samples.shape[1], spec)))
     if not piece.cuts:
         raise PieceError(

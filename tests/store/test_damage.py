@@ -106,6 +106,10 @@ def test_a_blob_that_was_put_back_is_believed_again(
     assert ground.files("damaged") == {}
 
 
+def part_of(artifact: Artifact) -> Path:
+    return artifact.path("part")
+
+
 def test_a_shard_that_is_found_damaged_is_made_again_at_once(
     ground: Any,
     recipe: MakeRecipe,
@@ -114,18 +118,18 @@ def test_a_shard_that_is_found_damaged_is_made_again_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     shard = recipe("dataset/latents/shard", partition="0")
-    path, made = ground.open().materialize_file(shard, "part", writes(part="numbers"))
+    path, made = ground.open().materialize_and_read(shard, writes(part="numbers"), part_of)
     assert path.read_bytes() == b"numbers"
     ground.damage(digest_of(b"numbers"))
     produce = writes(part="numbers")
     with caplog.at_level(logging.WARNING):
         store = in_another_process(ground, tmp_path)
-        path, again = store.materialize_file(shard, "part", produce)
+        path, again = store.materialize_and_read(shard, produce, part_of)
     assert path.read_bytes() == b"numbers"
     assert (produce.calls, again.cached, again.ref.digest) == (1, False, made.ref.digest)
     assert "dataset/latents/shard [0]" in caplog.text
     assert store.heads() == []
-    path, found = in_another_process(ground, tmp_path).materialize_file(shard, "part", produce)
+    path, found = in_another_process(ground, tmp_path).materialize_and_read(shard, produce, part_of)
     assert (found.cached, produce.calls) == (True, 1)
 
 
