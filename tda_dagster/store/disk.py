@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,19 +111,22 @@ def _told(error: OSError, folder: Path) -> UnusableFolder:
 def _obstacle(path: Path) -> UnusableFolder | None:
     """What stands where a folder is needed."""
     for place in (path, *path.parents):
-        if place.is_dir():
-            return None
-        if place.is_symlink():
+        try:
+            mode = place.stat().st_mode  # asked once: others may be making the folder just now
+        except (FileNotFoundError, NotADirectoryError):
+            if not place.is_symlink():
+                continue
             return UnusableFolder(
                 place,
                 "it is a link that leads to no folder. Make the folder it points to, remove the "
                 "link, or choose another folder",
             )
-        if place.exists():
-            return UnusableFolder(
-                place,
-                "it is a file where a folder is needed. Move it away, or choose another folder",
-            )
+        if stat.S_ISDIR(mode):
+            return None
+        return UnusableFolder(
+            place,
+            "it is a file where a folder is needed. Move it away, or choose another folder",
+        )
     return None
 
 

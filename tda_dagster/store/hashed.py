@@ -13,7 +13,6 @@ from tda_dagster.store.canonical import digest_of_file
 # Filesystems stamp writes with a clock that ticks every few milliseconds. A file written this
 # recently could change once more without a new stamp.
 _UNSETTLED_NS = 50_000_000
-_BACK_NS = 1_000_000_000
 
 _Stamp = tuple[int, int, int]
 _known: dict[str, tuple[_Stamp, str]] = {}
@@ -36,11 +35,12 @@ def file_digest(path: Path) -> str:
 def vouch(path: Path, digest: str) -> None:
     """Remember that the file, which this process has just written, has `digest`.
 
-    Its time of writing is set back a little, so that no later change can have the same.
+    Its time of writing is set back by a few ticks of the clock, so that no later change can have
+    the same, and by no more: garbage collection goes by that time.
     """
     with suppress(OSError):  # then it is hashed when it is asked for
         state = path.stat()
-        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns - _BACK_NS))
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns - _UNSETTLED_NS))
         _known[str(path)] = _stamp(path), digest
 
 

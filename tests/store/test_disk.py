@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from tda_dagster.errors import TdaError
 from tda_dagster.store import ArtifactStore, FullDisk, Recipe, UnusableFolder
-from tda_dagster.store.disk import disk_errors, full_disk
+from tda_dagster.store.disk import disk_errors, full_disk, require_folder
 
 DISK_BYTES = 2 << 20
 
@@ -75,6 +76,25 @@ def test_a_cache_that_is_no_folder_is_named(
     with pytest.raises(UnusableFolder) as caught:
         store.plain_folder(store.materialize(recipe(), writes(10)).artifact)
     one_line(caught.value, str(cache if make is not below_a_file else tmp_path / "file"))
+
+
+def test_a_root_that_others_make_meanwhile_is_not_mistaken_for_a_file(tmp_path: Path) -> None:
+    """The store is opened again and again while another thread makes and removes its root."""
+    root, done = tmp_path / "store", threading.Event()
+
+    def make_and_remove() -> None:
+        while not done.is_set():
+            root.mkdir()
+            root.rmdir()
+
+    other = threading.Thread(target=make_and_remove)
+    other.start()
+    try:
+        for _ in range(5000):
+            require_folder(root)
+    finally:
+        done.set()
+        other.join()
 
 
 def test_a_root_that_became_a_file_is_named(tmp_path: Path) -> None:
