@@ -131,6 +131,7 @@ class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
 
 def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
     """Samples [spec.channels, n] at the model's rate, and what the file itself has."""
+    sink: _Sink | None
     kind = foreign_kind(content)
     if kind is not None and kind.demuxer is not None and ffmpeg.is_available():
         sink: _Sink | None = _read_foreign(content, kind.demuxer, spec)
