@@ -134,7 +134,7 @@ def _decode(content: bytes, spec: SegmentSpec) -> tuple[Samples, _Source]:
     sink: _Sink | None
     kind = foreign_kind(content)
     if kind is not None and kind.demuxer is not None and ffmpeg.is_available():
-        sink: _Sink | None = _read_foreign(content, kind.demuxer, spec)
+        sink = _read_foreign(content, kind.demuxer, spec)
     else:
         sink = _read_streams(content, spec)
     if sink is None or sink.frames == 0:

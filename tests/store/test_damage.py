@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tda_dagster.store import (
+    Artifact,
     ArtifactStore,
     CorruptArtifact,
     CorruptRecord,
