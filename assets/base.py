@@ -142,7 +142,7 @@ def _describe_trajectory(artifact: Artifact) -> dict[str, Any]:
 
 @study_asset(
     "base/trajectory",
-    version="1",
+    version="2",
     inputs=["dataset/latents", "base/autoencoder"],
     settings=["model.pipeline", "model.training"],
     unmoved_by=_trained_elsewhere,
@@ -297,7 +297,7 @@ def _fisher_of(store: ArtifactStore, snapshot: str) -> Ref:
 
 @study_asset(
     "base/fisher",
-    version="1",
+    version="2",
     inputs=["dataset/latents", "base/checkpoint"],
     settings=["fisher", "model.device"],
     fingerprint=_kept_fisher,

@@ -196,7 +196,7 @@ def _describe_embeddings(artifact: Artifact) -> dict[str, Any]:
 
 @study_asset(
     "cohort/embeddings",
-    version="1",
+    version="2",
     inputs=["cohort/queries"],
     settings=["embeddings"],
     partitioned="cohort",

@@ -198,7 +198,7 @@ def _one_latent_each(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "dataset/latents",
-    version="1",
+    version="2",
     inputs=["dataset/manifest", "dataset/index", "base/autoencoder"],
     settings=[
         "dataset.manifest",
@@ -268,7 +268,7 @@ def _describe_embeddings(artifact: Artifact) -> dict[str, Any]:
 
 @study_asset(
     "dataset/embeddings",
-    version="1",
+    version="2",
     inputs=["dataset/manifest", "dataset/index", "base/autoencoder"],
     settings=[
         "dataset.manifest",

@@ -64,7 +64,7 @@ def _describe_reconstruction(artifact: Artifact) -> dict[str, Any]:
 
 @study_asset(
     "evaluation/reconstruction",
-    version="1",
+    version="2",
     inputs=["dataset/manifest", "dataset/index", "base/autoencoder"],
     settings=["dataset.manifest", "dataset.min_seconds", "dataset.silence_dbfs"],
     describe=_describe_reconstruction,
@@ -122,7 +122,7 @@ SIMILARITY_TRACKS = 10
 
 @study_asset(
     "evaluation/attribution",
-    version="3",
+    version="4",
     inputs=[
         "attribution/scores",
         "unlearned/checkpoints",

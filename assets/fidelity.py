@@ -48,7 +48,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
 
 @study_asset(
     "evaluation/generations",
-    version="1",
+    version="2",
     inputs=["unlearned/checkpoints", "base/checkpoint", "dataset/index", "dataset/embeddings"],
     settings=["fidelity", "model.device"],
     partitioned="cohort|method",

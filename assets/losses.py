@@ -71,7 +71,7 @@ def finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "base/losses",
-    version="2",
+    version="3",
     inputs=["dataset/latents", "base/checkpoint"],
     settings=["noise", "sweep.batch_size", "model.device"],
     by_shard=["dataset/latents"],

@@ -84,7 +84,7 @@ def _deltas_move(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "unlearned/checkpoints",
-    version="2",
+    version="3",
     inputs=["cohort/queries", "base/checkpoint", "base/fisher", "dataset/latents"],
     settings=["model.device"],
     partitioned="cohort|method",
@@ -163,7 +163,7 @@ def _finite_and_complete(job: Job, artifact: Artifact) -> Verdict:
 
 @study_asset(
     "unlearned/losses",
-    version="2",
+    version="3",
     inputs=["unlearned/checkpoints", "cohort/queries", "base/checkpoint", "dataset/latents"],
     settings=["model.device"],
     partitioned="cohort|method",

@@ -20,6 +20,8 @@ UNWIND_S = 3.5
 _SAFE = "nothing computed is lost; the shard in flight is computed again; run again to go on"
 
 _received: int | None = None
+_stderr = 2
+"""Where the last line goes: a duplicate of descriptor 2, which is a pipe while bars are drawn."""
 
 
 class Interrupted(BaseException):
@@ -49,6 +51,8 @@ def interruptible() -> Iterator[None]:
     # Python writes each signal to this socket when it arrives. A handler alone would have to wait
     # until the main thread returns from whatever C function it is in.
     reading, writing = socket.socketpair()
+    global _stderr
+    _stderr = os.dup(2)
     writing.setblocking(False)
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     for signum in before:
@@ -69,6 +73,7 @@ def interruptible() -> Iterator[None]:
         watching.join()
         if _received is not None:
             _end(_received)
+        os.close(_stderr)
 
 
 def _raise(signum: int, _frame: FrameType | None) -> None:
@@ -102,9 +107,10 @@ def _end(signum: int) -> None:
     _ending.acquire()  # the first thread here ends the process
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a bar may have hidden it
-        sys.stderr.write(f"{cursor}{_message(signum)}\n")
         sys.stderr.flush()
+    with suppress(OSError):
+        cursor = "\x1b[?25h" if os.isatty(_stderr) else ""  # a bar may have hidden it
+        os.write(_stderr, f"{cursor}{_message(signum)}\n".encode())
     os._exit(128 + signum)
 
 

@@ -58,10 +58,11 @@ def lay_out(folder: Path) -> list[Path]:
 
 def next_steps(folder: Path) -> str:
     """What to do with a folder that was just laid out, as lines to print."""
+    enter = "" if folder.resolve() == Path.cwd() else f"  cd {folder}\n"
     return f"""
-Now:  cd {folder}
+Now:
 
-  tda run                  attributes cohorts/reference.yaml on the embedded reference study
+{enter}  tda run                  attributes cohorts/reference.yaml on the embedded reference study
 
 With your own music and model:
   1. list your audio files in music/manifest.csv ({MANIFEST_TEMPLATE} shows the columns;
