@@ -22,6 +22,7 @@ with instance(Workspace(Path(sys.argv[1]))) as dagster:
 """
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_home_at_once_all_find_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,8 @@ from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.errors import TdaError
 from tda_dagster.settings import Settings, SettingsError, load_settings, overridden
 
+pytestmark = pytest.mark.slow
+
 LIBRARIES = {
     "traker_trak": "trak",
     "dattri_trak": "dattri",

@@ -31,6 +31,8 @@ from tda_dagster.store import ArtifactStore, CorruptArtifact, CorruptRecord, Rec
 from tda_dagster.store.snapshots import add_snapshot, list_snapshots, read_snapshot
 from tda_dagster.store.verification import verify_needed
 
+pytestmark = pytest.mark.slow
+
 LARGE = 40_000_000  # travels in five parts
 
 
