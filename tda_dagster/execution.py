@@ -104,7 +104,7 @@ def _told_of(home: Path, kind: type[Exception]) -> Iterator[None]:
 def _home(workspace: Workspace) -> Path:
     """The folder that DAGSTER_HOME names, which is the workspace's own if it is not set."""
     given = os.environ.get("DAGSTER_HOME")
-    if not given:
+    if not given or Path(given) == workspace.dagster_home:
         os.environ["DAGSTER_HOME"] = str(prepare_home(workspace))
         return workspace.dagster_home
     home = Path(given)

@@ -47,7 +47,8 @@ def worker_processes(count: int) -> Iterator[WorkerProcesses]:
     however it ends."""
     # spawn: forking a process that already runs threads (polars, torch) can hang it
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
+    with _quiet_tracker():
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_follow_parent)
     try:
         yield WorkerProcesses(pool)
     except Exception:
@@ -57,6 +58,22 @@ def worker_processes(count: int) -> Iterator[WorkerProcesses]:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _quiet_tracker() -> Iterator[None]:
+    """Keep Python's tracker of semaphores, which starts with the first pool, from printing a
+    warning when an interrupted run ends without giving them back. The tracker frees them itself."""
+    before = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = quiet if before is None else f"{before},{quiet}"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _follow_parent() -> None:

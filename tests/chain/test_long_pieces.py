@@ -124,7 +124,11 @@ def test_a_piece_of_one_window_has_the_shares_of_its_query(ran: tuple[Study, str
             for view, key in (("v_piece_track_share", "piece_id"), ("v_track_share", "query_id"))
         )
         assert of_piece
-        assert of_piece == of_query
+        for ours, theirs in zip(of_piece, of_query, strict=True):
+            assert ours[:3] == theirs[:3]
+            assert ours[5] == theirs[5]
+            numbers = [(row[3], row[4], row[6]) for row in (ours, theirs)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-12)
 
 
 def test_equal_pieces_are_attributed_alike_wherever_they_stand(ran: tuple[Study, str]) -> None:
