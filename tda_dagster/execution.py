@@ -47,7 +47,7 @@ _NO_CAPTURE = {
 
 
 _CHECKED_AGAINST = ("base/autoencoder", "dataset/manifest", "dataset/index")
-"""When these assets are there, all is known that queries are held against."""
+"""The assets that are needed to check every query, besides the cohort files."""
 
 
 class RunFailed(TdaError):

@@ -201,7 +201,7 @@ class ArtifactStore:
         If somebody else is making it, waits for that; should they fail or die, it is made here.
         Makes the ref the live one if `head`. Whatever `produce` raises comes through and leaves
         nothing behind; a full disk raises `FullDisk`, whatever library met it. A ref whose artifact
-        is no longer whole, or was found damaged, is as good as none.
+        is no longer whole, or was found damaged, is treated as missing.
         """
         made = self._found(recipe)
         if made is None:
