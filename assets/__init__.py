@@ -8,6 +8,7 @@ the library's business.
 from assets import (  # noqa: F401  (importing them declares them)
     attribution,
     base,
+    coalitions,
     cohort,
     counterfactual,
     dataset,

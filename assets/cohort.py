@@ -16,6 +16,7 @@ from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.embedding import Embedding, embed, open_embedders
 from tda_dagster.evaluation.eligibility import ELIGIBLE
+from tda_dagster.evaluation.ground_truth import shipped_digest
 from tda_dagster.evaluation.targets import choose_targets
 from tda_dagster.materialization import Job, study_asset
 from tda_dagster.partitions import Partition
@@ -43,6 +44,7 @@ def _declared(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
         "targets": cohort.targets.model_dump(mode="json") if cohort.targets else None,
         "draws_by": cohort.draws_by,
         "files": files,
+        **({} if cohort.pieces == "model" else {"pieces": shipped_digest()}),
     }
 
 

@@ -32,28 +32,36 @@ from tda_dagster.evaluation.ground_truth import (
     shipped_digest,
 )
 from tda_dagster.materialization import Job, Verdict, study_asset
+from tda_dagster.settings import CounterfactualSettings
 from tda_dagster.store import Artifact
 from tda_dagster.workspace import Workspace
 
 
-def _shipped(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+def shipped_truth(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
     """The package's ground truth, which the store does not hold."""
     return {"ground truth": shipped_digest()} if settings.counterfactual.stored else {}
 
 
-def _stored(job: Job) -> GroundTruth | None:
+def stored_truth(job: Job) -> GroundTruth | None:
     """The package's ground truth, where it is wanted and fits this study."""
-    found = shipped() if job.settings.counterfactual.stored else None
+    settings = truth_settings(job)
+    found = shipped(job.cohort) if settings.stored else None
     if found is None:
         return None
     tracks = pl.read_parquet(job.inputs["dataset/index"].path("tracks.parquet"))
     queries = job.inputs["cohort/queries"]
     declared = pl.read_parquet(queries.path("queries.parquet"))
-    fits = found.fits(about(job.settings, tracks, declared), _queries(job))
-    return found if fits else None
+    ours = about(job.settings.model.training, settings, tracks, declared)
+    return found if found.fits(ours, retrained_queries(job)) else None
 
 
-def _queries(job: Job) -> LatentSegments:
+def truth_settings(job: Job) -> CounterfactualSettings:
+    """The cohort's settings."""
+    settings: CounterfactualSettings = job.settings.counterfactual.of(job.cohort)
+    return settings
+
+
+def retrained_queries(job: Job) -> LatentSegments:
     """The cohort's queries with draws keyed by their ids, not by their content: the losses that
     the package ships were measured under those, and must stay comparable with new ones."""
     return load_queries(job.inputs["cohort/queries"]).keyed_by_id()
@@ -82,8 +90,8 @@ def _describe_losses(artifact: Artifact) -> dict[str, Any]:
 def _complete(job: Job, artifact: Artifact) -> Verdict:
     """Every query has a finite loss under every training and draw."""
     losses = pl.read_parquet(artifact.path("losses.parquet"))
-    settings = job.settings.counterfactual
-    queries = len(_queries(job))
+    settings = truth_settings(job)
+    queries = len(retrained_queries(job))
     wanted = settings.subsets * settings.repeats * queries * settings.draws
     finite = bool(losses["loss"].is_finite().all())
     detail = f"{losses.height} of {wanted} losses, {'all' if finite else 'not all'} finite"
@@ -102,11 +110,13 @@ def _reproducible(job: Job, artifact: Artifact) -> Verdict:
     retraining = Retraining(job)
     (weights,) = retraining.weights([(retraining.subsets()[0], 0)])
     model = retraining.retrainer.model(load_file(weights))
-    plan = ground_truth_plan(job.settings.counterfactual)
-    again = _mean_losses(sweep(model, _queries(job), plan).rename({"segment_id": "query_id"}))
+    plan = ground_truth_plan(truth_settings(job))
+    again = mean_losses(
+        sweep(model, retrained_queries(job), plan).rename({"segment_id": "query_id"})
+    )
     means = table.group_by("query_id", "subset", "repeat").agg(pl.col("loss").mean())
     spread = means.group_by("query_id").agg(spread=pl.col("loss").std())
-    stored = _mean_losses(table.filter(subset=0, repeat=0))
+    stored = mean_losses(table.filter(subset=0, repeat=0))
     compared = again.join(stored, on="query_id", suffix="_stored").join(spread, on="query_id")
     apart = (compared["loss"] - compared["loss_stored"]).abs() / compared["spread"]
     worst = float(apart.max())  # type: ignore[arg-type]
@@ -114,7 +124,8 @@ def _reproducible(job: Job, artifact: Artifact) -> Verdict:
     return Verdict(compared.height == stored.height and worst < REPRODUCED, detail)
 
 
-def _mean_losses(losses: pl.DataFrame) -> pl.DataFrame:
+def mean_losses(losses: pl.DataFrame) -> pl.DataFrame:
+    """Mean over the draws, by query (`query_id`, `loss`)."""
     return losses.group_by("query_id").agg(pl.col("loss").mean())
 
 
@@ -125,16 +136,16 @@ def _mean_losses(losses: pl.DataFrame) -> pl.DataFrame:
     settings=["counterfactual", "model.pipeline", "model.training"],
     partitioned="cohort",
     on_request=True,
-    fingerprint=_shipped,
+    fingerprint=shipped_truth,
     checks={"complete": _complete, "reproducible": _reproducible},
     describe=_describe_losses,
     kinds=["pytorch", "parquet"],
 )
 def losses(job: Job, out: Path) -> None:
     """Every query's loss under models that were trained on random parts of the tracks."""
-    settings = job.settings.counterfactual
-    stored = _stored(job)
-    if stored is not None:
+    settings = truth_settings(job)
+    stored = stored_truth(job)
+    if stored is not None and "losses" in stored.tables:
         for name in ("losses", "subsets"):
             stored.tables[name].write_parquet(out / f"{name}.parquet")
         return
@@ -145,7 +156,7 @@ def losses(job: Job, out: Path) -> None:
         (number, repeat) for repeat in range(settings.repeats) for number in range(len(subsets))
     ]
     weights = retraining.weights([(subsets[number], repeat) for number, repeat in wanted])
-    queries = _queries(job)
+    queries = retrained_queries(job)
     plan = ground_truth_plan(settings)
     frames = []
     for (number, repeat), path in zip(wanted, weights, strict=True):
@@ -180,7 +191,7 @@ def _removed(job: Job, queries: Sequence[str]) -> dict[str, tuple[str, ...]]:
         pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet")),
         pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet")),
         queries,
-        job.settings.counterfactual.removed_tracks,
+        truth_settings(job).removed_tracks,
         job.settings.shares.threshold_z,
     )
 
@@ -220,7 +231,7 @@ def _describe_removal(artifact: Artifact) -> dict[str, Any]:
     ],
     partitioned="cohort|method",
     on_request=True,
-    fingerprint=_shipped,
+    fingerprint=shipped_truth,
     describe=_describe_removal,
     kinds=["pytorch", "parquet"],
 )
@@ -230,8 +241,8 @@ def removal(job: Job, out: Path) -> None:
 
     Every query is retrained for on its own, and every method removes the same number of tracks.
     """
-    settings = job.settings.counterfactual
-    chosen = _queries(job)
+    settings = truth_settings(job)
+    chosen = retrained_queries(job)
     chosen = chosen.take(range(min(settings.removal_queries, len(chosen))))
     removed = _removed(job, chosen.segment_ids)
     losses, sounds = _removals(job, chosen, removed)
@@ -253,9 +264,9 @@ def _removals(
     stored, and what must be trained for."""
     digests = {query: removed_digest(tracks) for query, tracks in removed.items()}
     sets = pl.DataFrame(list(digests.items()), schema=["query_id", "removed"], orient="row")
-    stored = _stored(job)
+    stored = stored_truth(job)
     parts = []
-    if stored is not None:
+    if stored is not None and set(REMOVAL_TABLES) <= set(stored.tables):
         tables = [stored.tables[name] for name in REMOVAL_TABLES]
         parts.append([t.join(sets, on=["query_id", "removed"], how="semi") for t in tables])
     known = set(parts[0][0]["query_id"]) if parts else set()
@@ -281,7 +292,7 @@ def _trained_without(
     weights = retraining.weights(
         [(sorted(set(retraining.tracks) - set(removed[q])), 0) for q in queries.segment_ids]
     )
-    plan = ground_truth_plan(job.settings.counterfactual)
+    plan = ground_truth_plan(truth_settings(job))
     declared = pl.read_parquet(job.inputs["cohort/queries"].path("queries.parquet"))
     base = base_model(job)
     losses, pieces = [], []

@@ -14,8 +14,10 @@ from tda_dagster.corpus.pieces import PieceWindow
 from tda_dagster.diffusion.audio_format import AudioFormat, spec_for
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.evaluation.ground_truth import shipped
 from tda_dagster.materialization import Job, Shard
 from tda_dagster.queries import QueryError, declared_at, no_such_segment, open_declared
+from tda_dagster.quoting import shown
 from tda_dagster.store import canonical_json, digest_of
 from tda_dagster.workspace import Query, piece_id
 
@@ -37,7 +39,9 @@ def query_windows(job: Job, model: MusicModel, query: Query, number: int) -> Ite
     """The windows of a piece in order: one, unless it is a longer recording."""
     piece = piece_id(job.cohort, number)
     where = declared_at(job.workspace, job.cohort, number)
-    if query.kind == "generated":
+    if query.kind == "generated" and job.workspace.cohort(job.cohort).pieces == "ground_truth":
+        yield _encoded(job, model, piece, _stored(job, query, piece, where))
+    elif query.kind == "generated":
         yield _encoded(job, model, piece, _generated(job, model, query, piece, where))
     elif query.kind == "segment":
         yield _encoded(job, model, piece, _training_segment(job, query, piece, where))
@@ -114,6 +118,35 @@ def _generated(job: Job, model: MusicModel, query: Query, query_id: str, where: 
         file="latents.safetensors",
         produce=produce,
     )
+
+
+def _stored(job: Job, query: Query, query_id: str, where: str) -> Shard:
+    """A piece that comes with the package. The model that is trained here differs from the one
+    that generated it by rounding alone, which many steps of training and sampling magnify."""
+    truth = shipped(job.cohort)
+    ids = () if truth is None else truth.queries.segment_ids
+    if truth is None or query_id not in ids:
+        raise QueryError(
+            f"{where}pieces: ground_truth: the package has no piece {query_id} of the cohort "
+            f"{job.cohort}; leave `pieces` out, so that the model generates it"
+        )
+    found = truth.queries.take([ids.index(query_id)])
+    if found.captions != (query.prompt,):
+        raise QueryError(
+            f"{where}pieces: ground_truth: the package's piece {query_id} is of the prompt "
+            f"{shown(found.captions[0])}; leave `pieces` out, so that the model generates it"
+        )
+    return Shard(
+        query_id,
+        inputs={},
+        config={"query": query.model_dump(mode="json"), "piece": digest_of(_bytes(found))},
+        file="latents.safetensors",
+        produce=found.save,
+    )
+
+
+def _bytes(segments: LatentSegments) -> bytes:
+    return segments.latents.numpy().tobytes()
 
 
 def _imported(

@@ -35,7 +35,7 @@ class Retraining:
                 autoencoder,
                 self._train,
                 reference_training(job.settings.model.training),
-                job.settings.counterfactual.repeats,
+                job.settings.counterfactual.of(job.cohort).repeats,
             )
         )
 
@@ -46,7 +46,7 @@ class Retraining:
 
     def subsets(self) -> list[tuple[str, ...]]:
         """The random subsets of the tracks."""
-        settings = self._job.settings.counterfactual
+        settings = self._job.settings.counterfactual.of(self._job.cohort)
         return random_subsets(self.tracks, settings.subsets, settings.fraction, settings.seed)
 
     def weights(self, kept: Sequence[tuple[Sequence[str], int]]) -> list[Path]:

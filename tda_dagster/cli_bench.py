@@ -69,12 +69,12 @@ def ground_truth(
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
     study: StudyOption = None,
 ) -> None:
-    """Write what retraining showed on the bench as the folder that ships with the package."""
+    """Write what retraining showed on the bench as the folders that ship with the package."""
     announce("opening the bench's study…")
     from tda_dagster.bench import export_ground_truth
 
-    export_ground_truth(_study(study), folder)
-    Terminal(soft_wrap=True).print(f"wrote {folder}")
+    cohorts = export_ground_truth(_study(study), folder)
+    Terminal(soft_wrap=True).print(f"wrote {folder}: {', '.join(cohorts)}")
 
 
 def _study(folder: Path | None, *, stored: bool = True) -> "Workspace":

@@ -62,4 +62,9 @@ def _kind(annotation: Any) -> Any:
         )
     if origin is tuple:
         return [_kind(get_args(annotation)[0])]
+    if origin is dict:
+        named, value = get_args(annotation)
+        if value is Any:
+            return dg.Permissive()  # type: ignore[no-untyped-call]
+        return dg.Map(named, _kind(value))  # type: ignore[no-untyped-call]
     return {int: int, float: float, bool: bool, str: str}[annotation]

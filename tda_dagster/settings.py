@@ -258,6 +258,13 @@ class CounterfactualSettings(Section):
         0.5, description="share of the training tracks that a subset keeps"
     )
     repeats: PositiveInt = Field(1, description="trainings per subset, each from another seed")
+    coalitions: PositiveInt = Field(
+        64, description="random coalitions of the catalogues trained on, beside all and all but one"
+    )
+    catalogues: tuple[Literal["rightsholder", "unequal"], ...] = Field(
+        ("rightsholder", "unequal"),
+        description="assignments of tracks to parties: the dataset's, or one of very unequal sizes",
+    )
     draws: PositiveInt = Field(32, description="draws of a query's loss under each training")
     removed_tracks: PositiveInt = Field(8, description="most attributed tracks that are left out")
     removal_queries: PositiveInt = Field(6, description="queries of a cohort that this is done for")
@@ -265,6 +272,29 @@ class CounterfactualSettings(Section):
     stored: bool = Field(
         True, description="take what the package's ground truth has; false: train all of it here"
     )
+    of_cohort: dict[str, dict[str, Any]] = Field(
+        {}, description="by cohort: keys of this section that have another value for it"
+    )
+
+    @model_validator(mode="after")
+    def _valid_for_every_cohort(self) -> Self:
+        for cohort in self.of_cohort:
+            try:
+                self.of(cohort)
+            except SettingsError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def of(self, cohort: str) -> "CounterfactualSettings":
+        """The settings for a cohort. Raises SettingsError naming the key."""
+        own = self.of_cohort.get(cohort, {})
+        if not own:
+            return self
+        raw = self.model_dump(exclude={"of_cohort"}) | own
+        changed: CounterfactualSettings = validated(
+            CounterfactualSettings, raw, f"of_cohort.{cohort}"
+        )
+        return changed
 
 
 class ReportSettings(Section):

@@ -126,6 +126,11 @@ class Cohort(Section):
         description="what the random draws of a query are keyed by: its content, so that equal "
         "pieces have equal attributions, or its id, to reproduce what was found under such draws",
     )
+    pieces: Literal["model", "ground_truth"] = Field(
+        "model",
+        description="where the pieces of the prompts come from: this study's model generates them, "
+        "or they come with the package's ground truth, which is of these very pieces",
+    )
     fidelity: Annotated[int, Field(ge=0)] = Field(
         0,
         description="compare pieces generated before and after unlearning so many of its first "

@@ -5,8 +5,7 @@ package, and the one undertaking that scores methods on it. The bench is a study
 a folder of its own, and everything it computes is an asset of the graph.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.counterfactual import removed_tracks
 from tda_dagster.evaluation.ground_truth import (
+    COALITION_TABLES,
     REMOVAL_TABLES,
     GroundTruth,
     about,
@@ -44,12 +44,14 @@ SHOWN = ("warehouse", "report/bench")
 
 def lay_out_study(folder: Path, *, stored: bool = True) -> None:
     """Write the bench's settings and cohorts into a folder, over what is there of them; unless
-    `stored`, they ask for ground truth to be trained there, whatever the package has."""
+    `stored`, they ask for pieces to be generated and ground truth to be trained there, whatever the
+    package has."""
     with as_file(files(__name__) / "study") as study:
         for source in sorted(study.rglob("*.yaml")):
             text = source.read_text(encoding="utf-8")
             if not stored:
                 text = text.replace("  stored: true", "  stored: false")
+                text = text.replace("pieces: ground_truth", "pieces: model")
             target = folder / source.relative_to(study)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
@@ -81,17 +83,17 @@ def _is_retrained_for(workspace: Workspace, partition: Partition) -> bool:
 def _removal_is_stored(workspace: Workspace, partition: Partition) -> bool:
     """Whether the package knows what becomes of each query without the tracks that the partition's
     method holds most responsible for it."""
-    settings = workspace.settings
-    truth = shipped() if settings.counterfactual.stored else None
-    if truth is None:
+    settings = workspace.settings.counterfactual.of(partition.cohort)
+    truth = shipped(partition.cohort) if settings.stored else None
+    if truth is None or not set(REMOVAL_TABLES) <= set(truth.tables):
         return False
     scores = _live(workspace, "attribution/scores", str(partition.key)).path("scores.parquet")
     removed = removed_tracks(
         pl.read_parquet(scores),
         pl.read_parquet(_live(workspace, "dataset/index").path("segments.parquet")),
-        truth.queries.segment_ids[: settings.counterfactual.removal_queries],
-        settings.counterfactual.removed_tracks,
-        settings.shares.threshold_z,
+        truth.queries.segment_ids[: settings.removal_queries],
+        settings.removed_tracks,
+        workspace.settings.shares.threshold_z,
     )
     known = set(truth.tables["removal_losses"].select("query_id", "removed").unique().iter_rows())
     return all((query, removed_digest(tracks)) in known for query, tracks in removed.items())
@@ -103,32 +105,37 @@ def _live(workspace: Workspace, asset: str, partition: str = "") -> Artifact:
     return workspace.store.artifact(head.digest)
 
 
-def export_ground_truth(workspace: Workspace, folder: Path) -> None:
-    """Write what retraining showed of the bench's cohort as the folder that the package has.
+def export_ground_truth(workspace: Workspace, folder: Path) -> list[str]:
+    """Write what retraining showed of the bench's cohorts as the folders that the package has, one
+    per cohort; returns the cohorts.
 
     Raises TdaError when nothing was retrained for.
     """
-    store = workspace.store
-    cohorts = store.partitions("counterfactual/losses")
-    if len(cohorts) != 1:
+    cohorts = sorted(
+        {
+            cohort
+            for asset in ("counterfactual/losses", "counterfactual/coalitions")
+            for cohort in workspace.store.partitions(asset)
+        }
+    )
+    if not cohorts:
         raise TdaError(
-            f"{workspace.root}: ground truth of one cohort is wanted, and there is that of "
-            f"{len(cohorts)}; run `tda bench attribution` there first"
+            f"{workspace.root}: there is no ground truth; run `tda bench attribution` there first"
         )
-    (cohort,) = cohorts
+    for cohort in cohorts:
+        _ground_truth(workspace, cohort).save(folder / cohort)
+    return cohorts
 
-    live = partial(_live, workspace)
-    truth, queries = live("counterfactual/losses", cohort), live("cohort/queries", cohort)
+
+def _ground_truth(workspace: Workspace, cohort: str) -> GroundTruth:
+    """All that retraining showed of a cohort."""
+    queries = _live(workspace, "cohort/queries", cohort)
     declared = pl.read_parquet(queries.path("queries.parquet"))
-    removals = [
-        live("counterfactual/removal", partition)
-        for partition in store.partitions("counterfactual/removal")
-    ]
-    files_of = dict(zip(REMOVAL_TABLES, ("losses.parquet", "sounds.parquet"), strict=True))
-    GroundTruth(
+    return GroundTruth(
         about=about(
-            workspace.settings,
-            pl.read_parquet(live("dataset/index").path("tracks.parquet")),
+            workspace.settings.model.training,
+            workspace.settings.counterfactual.of(cohort),
+            pl.read_parquet(_live(workspace, "dataset/index").path("tracks.parquet")),
             declared,
         ),
         queries=concatenate(
@@ -138,20 +145,39 @@ def export_ground_truth(workspace: Workspace, folder: Path) -> None:
             ]
         ).keyed_by_id(),
         tables={
-            **{
-                name: pl.read_parquet(truth.path(f"{name}.parquet"))
-                for name in ("losses", "subsets")
-            },
-            **{
-                name: pl.concat(
-                    [
-                        pl.DataFrame(schema=schema),
-                        *(pl.read_parquet(removal.path(files_of[name])) for removal in removals),
-                    ]
-                )
-                .unique()
-                .sort(list(schema)[:3])
-                for name, schema in REMOVAL_TABLES.items()
-            },
+            **_files(workspace, "counterfactual/losses", cohort, _SUBSET_FILES),
+            **_files(workspace, "counterfactual/coalitions", cohort, _COALITION_FILES),
+            **_removals(workspace, cohort),
         },
-    ).save(folder)
+    )
+
+
+_SUBSET_FILES = {"losses": "losses", "subsets": "subsets"}
+_COALITION_FILES = dict(zip(COALITION_TABLES, ("losses", "coalitions", "catalogues"), strict=True))
+_REMOVAL_FILES = dict(zip(REMOVAL_TABLES, ("losses", "sounds"), strict=True))
+
+
+def _files(
+    workspace: Workspace, asset: str, partition: str, names: Mapping[str, str]
+) -> dict[str, pl.DataFrame]:
+    """Parquet files of a live artifact, by other names; none where there is no artifact."""
+    if partition not in workspace.store.partitions(asset):
+        return {}
+    artifact = _live(workspace, asset, partition)
+    return {name: pl.read_parquet(artifact.path(f"{file}.parquet")) for name, file in names.items()}
+
+
+def _removals(workspace: Workspace, cohort: str) -> dict[str, pl.DataFrame]:
+    """What leaving tracks out showed, for all methods together."""
+    asset = "counterfactual/removal"
+    found = [
+        _files(workspace, asset, partition, _REMOVAL_FILES)
+        for partition in workspace.store.partitions(asset)
+        if partition.partition("|")[0] == cohort
+    ]
+    if not found:
+        return {}
+    return {
+        name: pl.concat(tables[name] for tables in found).unique().sort(list(schema)[:3])
+        for name, schema in REMOVAL_TABLES.items()
+    }

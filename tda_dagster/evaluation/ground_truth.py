@@ -1,8 +1,9 @@
 """Ground truth that was computed before, as small tables, so that nobody must retrain to score.
 
-A folder with what it is about (`about.json`: the training, the tracks, the queries), the queries'
-latents, and what retraining showed: the losses under random subsets, and those without the tracks
-that some methods found most influential.
+One folder per cohort of the bench's study, with what it is about (`about.json`: the training, the
+tracks, the queries), the queries' latents, and what retraining showed: the losses under random
+subsets of the tracks, those without the tracks that some methods found most influential, and those
+under coalitions of catalogues.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.settings import CounterfactualSettings, TrainingSettings
 from tda_dagster.store import canonical_json, digest_of
 
 REMOVAL_TABLES = {
@@ -35,7 +37,9 @@ REMOVAL_TABLES = {
 }
 """What came of leaving tracks out (`removed`: `removed_digest` of their set), by query: its loss
 under each draw with and without them, and how alike the piece generated without them sounds."""
-TABLES = ("losses", "subsets", *REMOVAL_TABLES)
+COALITION_TABLES = ("coalition_losses", "coalitions", "catalogues")
+"""What came of training on coalitions, as the files of `counterfactual/coalitions` have it."""
+_TABLES = ("losses", "subsets", *REMOVAL_TABLES, *COALITION_TABLES)
 _ABOUT, _QUERIES = "about.json", "queries.safetensors"
 
 SAME_PIECE = 0.02
@@ -45,8 +49,9 @@ processors round differently, and generation carries that on."""
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What retraining showed of some queries. Tables by name as `counterfactual/losses` and
-    `counterfactual/removal` have them."""
+    """What retraining showed of a cohort's queries. Tables by name as `counterfactual/losses`,
+    `counterfactual/removal` and `counterfactual/coalitions` have them; any of them may be missing.
+    """
 
     about: Mapping[str, Any]
     queries: LatentSegments
@@ -56,15 +61,19 @@ class GroundTruth:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _ABOUT).write_bytes(canonical_json(self.about) + b"\n")
         self.queries.save(folder / _QUERIES)
-        for name in TABLES:
-            self.tables[name].write_parquet(folder / f"{name}.parquet", compression="zstd")
+        for name, table in self.tables.items():
+            table.write_parquet(folder / f"{name}.parquet", compression="zstd")
 
     @classmethod
     def load(cls, folder: Path) -> "GroundTruth":
         return cls(
             about=json.loads((folder / _ABOUT).read_bytes()),
             queries=LatentSegments.load(folder / _QUERIES),
-            tables={name: pl.read_parquet(folder / f"{name}.parquet") for name in TABLES},
+            tables={
+                name: pl.read_parquet(folder / f"{name}.parquet")
+                for name in _TABLES
+                if (folder / f"{name}.parquet").is_file()
+            },
         )
 
     def fits(self, about: Mapping[str, Any], queries: LatentSegments) -> bool:
@@ -79,22 +88,27 @@ class GroundTruth:
         return bool((apart <= SAME_PIECE * size).all())
 
 
-def about(settings: Any, tracks: pl.DataFrame, queries: pl.DataFrame) -> dict[str, Any]:
+def about(
+    training: TrainingSettings,
+    counterfactual: CounterfactualSettings,
+    tracks: pl.DataFrame,
+    queries: pl.DataFrame,
+) -> dict[str, Any]:
     """What ground truth is of: everything that decides it but the processor it is found on.
 
-    `settings` has the sections `model.training` and `counterfactual`; `tracks` and `queries` are
-    `dim_track` and the cohort's part of `dim_query`.
+    `counterfactual` are the cohort's settings; `tracks` and `queries` are `dim_track` and the
+    cohort's part of `dim_query`. Coalitions are not in it: their tables say of which they are.
     """
-    counterfactual = settings.counterfactual.model_dump(
-        mode="json", exclude={"removed_tracks", "removal_queries", "stored"}
-    )
     members = tracks.select("track_id", "split", "caption").sort("track_id")
     return {
-        "training": settings.model.training.model_dump(mode="json", exclude={"checkpoint_every"}),
-        "counterfactual": counterfactual,
+        "training": training.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "counterfactual": counterfactual.model_dump(mode="json", include=_DECISIVE),
         "tracks": digest_of(canonical_json(members.rows())),
         "queries": [list(row) for row in queries.select("query_id", "prompt", "seed").rows()],
     }
+
+
+_DECISIVE = {"subsets", "fraction", "repeats", "draws", "seed"}
 
 
 def removed_digest(tracks: Sequence[str]) -> str:
@@ -102,14 +116,18 @@ def removed_digest(tracks: Sequence[str]) -> str:
     return digest_of(canonical_json(sorted(tracks)))[:16]
 
 
-def shipped() -> GroundTruth | None:
-    """The ground truth of the bench's study that comes with the package."""
+def shipped(cohort: str) -> GroundTruth | None:
+    """The ground truth of a cohort of the bench's study that comes with the package."""
     with as_file(files("tda_dagster.bench") / "ground_truth") as folder:
-        return GroundTruth.load(folder) if (folder / _ABOUT).is_file() else None
+        own = folder / cohort
+        return GroundTruth.load(own) if (own / _ABOUT).is_file() else None
 
 
 def shipped_digest() -> str:
-    """What `shipped` is, for recipes."""
+    """What is shipped for all cohorts, for recipes."""
     with as_file(files("tda_dagster.bench") / "ground_truth") as folder:
-        found = {path.name: digest_of(path.read_bytes()) for path in sorted(folder.glob("*.*"))}
+        paths = sorted(path for path in folder.rglob("*.*") if path.is_file())
+        found = {
+            path.relative_to(folder).as_posix(): digest_of(path.read_bytes()) for path in paths
+        }
     return digest_of(canonical_json(found))

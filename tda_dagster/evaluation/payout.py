@@ -1,0 +1,206 @@
+"""Payout error: how far shares are from what catalogues are really worth to a query.
+
+The truth comes from trainings on coalitions of catalogues (`coalitions`). A query's game is
+v(S) = −(loss of the query under a model trained on the catalogues in S alone). The *value* of a
+party is its coefficient in the linear game that is nearest to v, by least squares, over coalitions
+that hold at least half of the training segments. Over all coalitions with equal weights these
+coefficients are the Banzhaf values (Hammer and Holzman, 1992). Small coalitions are left out, for
+models trained on a single catalogue overfit: their losses say nothing about the model that made the
+query. Banzhaf values are the semivalues that suffer least from noise in v (arXiv:2205.15466). A
+party's true share is its value, at least 0, divided by the sum over parties.
+
+Arrays are float64. Parties come last: [queries, parties].
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Array = NDArray[np.float64]
+
+_EXPONENTS = np.linspace(0.0, 1.5, 31)
+"""Tried for the baseline that pays by a power of the catalogue's size."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """The trainings on the coalitions of one assignment of tracks to parties.
+
+    `present`: bool [coalitions, parties]; `losses`: [repeats, queries, coalitions]; `segments`:
+    training segments of each party, [parties].
+    """
+
+    parties: tuple[str, ...]
+    queries: tuple[str, ...]
+    present: NDArray[np.bool_]
+    losses: Array
+    segments: Array
+
+    @property
+    def mean_losses(self) -> Array:
+        """The mean over the repeats, [queries, coalitions]."""
+        mean: Array = self.losses.mean(axis=0)
+        return mean
+
+
+@dataclass(frozen=True)
+class Values:
+    """The parties' values in loss units, and their standard errors, [queries, parties]."""
+
+    value: Array
+    error: Array
+
+
+def read_games(
+    losses: pl.DataFrame, coalitions: pl.DataFrame, catalogues: pl.DataFrame
+) -> dict[str, Game]:
+    """The game of each assignment, from the tables of `counterfactual/coalitions`."""
+    games = {}
+    for name in catalogues["catalogues"].unique(maintain_order=True):
+        sizes = (
+            catalogues.filter(catalogues=name)
+            .group_by("party")
+            .agg(pl.col("segments").sum())
+            .sort("party")
+        )
+        parties = tuple(sizes["party"])
+        members = coalitions.filter(catalogues=name)
+        numbers = members["coalition"].unique().sort().to_list()
+        place = {party: column for column, party in enumerate(parties)}
+        present = np.zeros((len(numbers), len(parties)), dtype=bool)
+        for coalition, party in members.select("coalition", "party").iter_rows():
+            present[coalition, place[party]] = True
+        own = losses.filter(catalogues=name).sort("repeat", "query_id", "coalition")
+        queries = tuple(own["query_id"].unique().sort())
+        shape = (own["repeat"].n_unique(), len(queries), len(numbers))
+        games[name] = Game(
+            parties,
+            queries,
+            present,
+            own["loss"].to_numpy().reshape(shape),
+            sizes["segments"].to_numpy().astype(np.float64),
+        )
+    return games
+
+
+def linear_values(present: NDArray[np.bool_], losses: Array) -> Values:
+    """Values of the parties by least squares, with an intercept, and their standard errors.
+
+    `present` [coalitions, parties], `losses` [queries, coalitions]. The errors are those of the
+    estimator HC3, which holds for coalitions whose losses scatter unequally (MacKinnon and White,
+    1985). Raises ValueError where the coalitions cannot tell the parties apart.
+    """
+    design = np.column_stack([np.ones(len(present)), present.astype(np.float64)])
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        raise ValueError(
+            f"{len(present)} coalitions cannot tell {present.shape[1]} parties apart: more of them "
+            "are needed"
+        )
+    inverse = np.linalg.pinv(design)
+    worth = -losses.T
+    coefficients = inverse @ worth
+    leverage = np.einsum("cp,pc->c", design, inverse)
+    spare = np.maximum(1 - leverage, 1e-9)
+    residual = (worth - design @ coefficients) / spare[:, None]
+    error = np.sqrt(np.square(inverse) @ np.square(residual))
+    return Values(coefficients[1:].T, error[1:].T)
+
+
+def leave_one_out(game: Game) -> Array:
+    """v(all) − v(all but one) by party, [queries, parties]; NaN where no such training is."""
+    losses = game.mean_losses
+    parties = len(game.parties)
+    held = game.present.sum(axis=1)
+    (whole,) = np.flatnonzero(held == parties)
+    effects = np.full((len(game.queries), parties), np.nan)
+    for row in np.flatnonzero(held == parties - 1):
+        (absent,) = np.flatnonzero(~game.present[row])
+        effects[:, absent] = losses[:, row] - losses[:, whole]
+    return effects
+
+
+def true_shares(values: Array) -> Array:
+    """Values, at least 0, divided by their sum; NaN for a query to which nobody has any."""
+    clipped = np.maximum(values, 0.0)
+    total = clipped.sum(axis=-1, keepdims=True)
+    shares: Array = np.divide(clipped, total, out=np.full_like(clipped, np.nan), where=total > 0)
+    return shares
+
+
+def payout_error(shares: Array, truth: Array) -> Array:
+    """Total variation distance between shares and true shares, [queries]: the part of the money
+    that goes to the wrong parties. Both sum to 1 for each query."""
+    distance: Array = np.abs(shares - truth).sum(axis=-1) / 2
+    return distance
+
+
+def pro_rata(segments: Array, exponent: float = 1.0) -> Array:
+    """Shares in proportion to a power of the catalogues' sizes, [parties]; by a power of 0,
+    everybody is paid equally."""
+    weights = segments**exponent
+    shares: Array = weights / weights.sum()
+    return shares
+
+
+def fitted_exponent(segments: Array, truth: Array) -> float:
+    """The exponent under which `pro_rata` has the least mean payout error."""
+    errors = [np.nanmean(payout_error(pro_rata(segments, e), truth)) for e in _EXPONENTS]
+    return float(_EXPONENTS[int(np.argmin(errors))])
+
+
+def correlation(one: Array, other: Array) -> float:
+    """The mean over queries of the correlation over parties; queries without variation count 0."""
+    return float(np.mean(_correlations(one, other)))
+
+
+def rank_correlation(one: Array, other: Array) -> Array:
+    """Spearman's correlation over parties, [queries]; 0 where a query has no order."""
+    return _correlations(rankdata(one, axis=-1), rankdata(other, axis=-1))
+
+
+def _correlations(one: Array, other: Array) -> Array:
+    a, b = (array - array.mean(axis=-1, keepdims=True) for array in (one, other))
+    norm = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+    found: Array = np.divide((a * b).sum(axis=-1), norm, out=np.zeros(norm.shape), where=norm > 0)
+    return found
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How reliable the truth is: the correlation within a query between the values from two halves
+    of the coalitions and, where every coalition was trained on twice, from two seeds (else NaN);
+    and the payout error that exact shares would be measured to have."""
+
+    halves: float
+    seeds: float
+    exact_error: float
+
+
+def reliability(game: Game, *, resamples: int = 200, seed: int = 0) -> Reliability:
+    """The reliability of a game's values.
+
+    `exact_error` is the mean distance between the true shares and those from a bootstrap resample
+    of the coalitions: the estimate scatters about the truth as a resample does about the estimate.
+    """
+    losses = game.mean_losses
+    even = np.arange(len(game.present)) % 2 == 0
+    halves = [linear_values(game.present[half], losses[:, half]).value for half in (even, ~even)]
+    seeds = [linear_values(game.present, one).value for one in game.losses[:2]]
+    truth = true_shares(linear_values(game.present, losses).value)
+    generator = np.random.default_rng(seed)
+    errors: list[float] = []
+    while len(errors) < resamples:
+        drawn = generator.integers(0, len(game.present), len(game.present))
+        try:
+            again = linear_values(game.present[drawn], losses[:, drawn]).value
+        except ValueError:  # a resample that cannot tell the parties apart
+            continue
+        errors.append(float(np.nanmean(payout_error(true_shares(again), truth))))
+    return Reliability(
+        correlation(*halves),
+        correlation(*seeds) if len(seeds) == 2 else float("nan"),
+        float(np.mean(errors)),
+    )

@@ -1,0 +1,181 @@
+"""Payout error, against games whose values are known."""
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tda_dagster.evaluation.payout import (
+    Game,
+    correlation,
+    fitted_exponent,
+    leave_one_out,
+    linear_values,
+    payout_error,
+    pro_rata,
+    rank_correlation,
+    read_games,
+    reliability,
+    true_shares,
+)
+
+PARTIES = 5
+
+
+def every_coalition(parties: int = PARTIES) -> np.ndarray:
+    return np.array(list(itertools.product([False, True], repeat=parties)))
+
+
+def additive(present: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Losses [queries, coalitions] of games in which every party lowers the loss by its weight."""
+    return 7.0 - weights @ present.T.astype(float)
+
+
+def banzhaf(worth: dict[frozenset[int], float], party: int) -> float:
+    """The mean of what a party adds to all coalitions without it, by the definition."""
+    others = [p for p in range(PARTIES) if p != party]
+    added = [
+        worth[frozenset(rest) | {party}] - worth[frozenset(rest)]
+        for size in range(PARTIES)
+        for rest in itertools.combinations(others, size)
+    ]
+    return float(np.mean(added))
+
+
+def test_exact_scores_have_no_payout_error_in_an_additive_game() -> None:
+    weights = np.array([[1.0, 2.0, 3.0, 4.0, 0.0], [5.0, 0.0, 0.0, 1.0, 2.0]])
+    present = every_coalition()
+    present = present[present.sum(axis=1) >= 3]
+    values = linear_values(present, additive(present, weights))
+    np.testing.assert_allclose(values.value, weights, atol=1e-12)
+    np.testing.assert_allclose(values.error, 0, atol=1e-10)
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(payout_error(shares, true_shares(values.value)), 0, atol=1e-12)
+
+
+def test_over_all_coalitions_the_values_are_banzhafs() -> None:
+    chance = np.random.default_rng(0)
+    present = every_coalition()
+    worth = chance.normal(size=len(present))
+    by_set = {
+        frozenset(np.flatnonzero(row).tolist()): float(value)
+        for row, value in zip(present, worth, strict=True)
+    }
+    values = linear_values(present, -worth[None])
+    expected = [banzhaf(by_set, party) for party in range(PARTIES)]
+    np.testing.assert_allclose(values.value[0], expected, atol=1e-12)
+
+
+def test_standard_errors_cover_the_values_of_a_noisy_game() -> None:
+    chance = np.random.default_rng(1)
+    weights = chance.uniform(0, 1, size=(400, PARTIES))
+    present = chance.random((60, PARTIES)) < 0.6
+    # Coalitions whose losses scatter unequally: small ones three times as far.
+    spread = np.where(present.sum(axis=1) < 3, 0.6, 0.2)
+    losses = additive(present, weights) + chance.normal(size=(400, 60)) * spread
+    values = linear_values(present, losses)
+    inside = np.abs(values.value - weights) < 1.96 * values.error
+    assert 0.92 < inside.mean() < 0.98
+
+
+def test_coalitions_that_cannot_tell_parties_apart_are_refused() -> None:
+    present = every_coalition()
+    present[:, 1] = present[:, 0]
+    with pytest.raises(ValueError, match="32 coalitions cannot tell 5 parties apart"):
+        linear_values(present, np.zeros((1, len(present))))
+
+
+def test_values_below_zero_get_nothing_and_a_query_without_any_value_has_no_shares() -> None:
+    shares = true_shares(np.array([[3.0, -1.0, 1.0], [-1.0, 0.0, -2.0]]))
+    np.testing.assert_allclose(shares[0], [0.75, 0, 0.25])
+    assert np.isnan(shares[1]).all()
+
+
+def test_payout_error_is_the_part_paid_to_the_wrong_parties() -> None:
+    paid = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]])
+    truth = np.array([[0.4, 0.4, 0.2], [1.0, 0.0, 0.0]])
+    np.testing.assert_allclose(payout_error(paid, truth), [0.1, 1.0])
+
+
+def test_pro_rata_pays_by_a_power_of_the_sizes() -> None:
+    sizes = np.array([1.0, 4.0, 16.0])
+    np.testing.assert_allclose(pro_rata(sizes), sizes / 21)
+    np.testing.assert_allclose(pro_rata(sizes, 0.5), np.array([1, 2, 4]) / 7)
+    np.testing.assert_allclose(pro_rata(sizes, 0), [1 / 3] * 3)
+    truth = np.tile(pro_rata(sizes, 0.6), (8, 1))
+    assert fitted_exponent(sizes, truth) == pytest.approx(0.6)
+
+
+def toy_game(repeats: int = 2, noise: float = 0.0) -> tuple[Game, np.ndarray]:
+    chance = np.random.default_rng(2)
+    weights = chance.uniform(0.2, 1, size=(6, PARTIES))
+    present = every_coalition()
+    present = present[present.sum(axis=1) >= 3]
+    losses = additive(present, weights)
+    noisy = losses + noise * chance.normal(size=(repeats, *losses.shape))
+    names = tuple(f"p{n}" for n in range(PARTIES))
+    queries = tuple(f"q{n}" for n in range(6))
+    return Game(names, queries, present, noisy, np.ones(PARTIES)), weights
+
+
+def test_leaving_one_out_is_what_the_last_party_adds() -> None:
+    game, weights = toy_game()
+    np.testing.assert_allclose(leave_one_out(game), weights, atol=1e-12)
+
+
+def test_an_exact_truth_agrees_with_itself_and_a_noisy_one_less() -> None:
+    exact = reliability(toy_game()[0], resamples=20)
+    assert (exact.halves, exact.seeds) == pytest.approx((1, 1))
+    assert exact.exact_error == pytest.approx(0, abs=1e-9)
+    noisy = reliability(toy_game(noise=0.5)[0], resamples=20)
+    assert noisy.halves < 0.9
+    assert noisy.seeds < 0.95
+    assert noisy.exact_error > 0.02
+
+
+def test_the_error_of_exact_shares_is_estimated() -> None:
+    """What exact shares would be measured to have, against what they do have."""
+    game, weights = toy_game(noise=0.15)
+    measured = true_shares(linear_values(game.present, game.mean_losses).value)
+    actual = payout_error(weights / weights.sum(axis=1, keepdims=True), measured).mean()
+    assert reliability(game, resamples=100).exact_error == pytest.approx(actual, rel=0.5)
+
+
+def test_correlations_are_within_a_query() -> None:
+    one = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+    other = np.array([[10.0, 20.0, 90.0], [1.0, 2.0, 3.0]])
+    expected = np.corrcoef(one[0], other[0])[0, 1] / 2
+    assert correlation(one, other) == pytest.approx(expected)
+    np.testing.assert_allclose(rank_correlation(one, other), [1, 0])
+
+
+def test_games_are_read_from_tables() -> None:
+    game, _ = toy_game(repeats=2, noise=0.1)
+    rows = [
+        ("labels", coalition, repeat, query, game.losses[repeat, number, coalition])
+        for coalition in range(len(game.present))
+        for repeat in range(2)
+        for number, query in enumerate(game.queries)
+    ]
+    names = ["catalogues", "coalition", "repeat", "query_id", "loss"]
+    losses = pl.DataFrame(rows[::-1], schema=names, orient="row")
+    members = pl.DataFrame(
+        [
+            ("labels", coalition, game.parties[party])
+            for coalition, row in enumerate(game.present)
+            for party in np.flatnonzero(row)
+        ],
+        schema=["catalogues", "coalition", "party"],
+        orient="row",
+    )
+    catalogues = pl.DataFrame(
+        [("labels", party, f"t-{party}-{n}", n + 1) for party in game.parties for n in range(2)],
+        schema=["catalogues", "party", "track_id", "segments"],
+        orient="row",
+    )
+    read = read_games(losses, members, catalogues)["labels"]
+    assert (read.parties, read.queries) == (game.parties, game.queries)
+    np.testing.assert_array_equal(read.present, game.present)
+    np.testing.assert_array_equal(read.losses, game.losses)
+    np.testing.assert_array_equal(read.segments, np.full(PARTIES, 3.0))
