@@ -15,6 +15,7 @@ from assets import (  # noqa: F401  (importing them declares them)
     evaluation,
     fidelity,
     losses,
+    payout,
     report,
     unlearned,
     warehouse,

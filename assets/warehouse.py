@@ -23,7 +23,7 @@ from tda_dagster.masking import masked
 from tda_dagster.materialization import STUDY_ASSETS, Job, study_asset
 from tda_dagster.partitions import Partition, experiment_partitions, stored_spec
 from tda_dagster.settings import ShareSettings
-from tda_dagster.store import Artifact, canonical_json
+from tda_dagster.store import Artifact, ArtifactStore, canonical_json
 from tda_dagster.workspace import Workspace
 from warehouse.build import build, content_digest
 from warehouse.tables import BY_NAME, empty, validate, with_windows
@@ -79,6 +79,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
         "evaluation/generations",
         "evaluation/datamodel",
         "evaluation/removal",
+        "evaluation/payout",
     ],
     settings=["shares"],
     fingerprint=_experiments,
@@ -96,18 +97,13 @@ def duckdb(job: Job, out: Path) -> None:
         "dim_track": _shown_tracks(index),
         "dim_segment": segments,
         "dim_query": _queries(job, {p.partition("|")[0] for p in partitions}),
-        "dim_method": _methods(job, {p.partition("|")[2] for p in partitions}),
+        "dim_method": method_rows(job.store, {p.partition("|")[2] for p in partitions}),
         "dim_experiment": _experiment_rows(job, partitions),
         "fct_loss": _losses(job, partitions),
         "fct_score": _gather(job, "attribution/scores", partitions, "scores.parquet"),
         "fct_evaluation": _evaluations(job, partitions),
-        "fct_resample": _gather(
-            job,
-            "evaluation/datamodel",
-            _of_these_scores(job, "evaluation/datamodel", partitions),
-            "resamples.parquet",
-        ),
-        "share_rule": _share_rule(job.settings.shares),
+        "fct_resample": _resamples(job, partitions),
+        "share_rule": share_rule(job.settings.shares),
     }
     tables = {n: validate(n, frame if frame.width else empty(n)) for n, frame in tables.items()}
     for name, frame in tables.items():
@@ -161,8 +157,9 @@ def _queries(job: Job, cohorts: set[str]) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame()
 
 
-def _methods(job: Job, method_ids: set[str]) -> pl.DataFrame:
-    specs = {method_id: stored_spec(job.store, method_id) for method_id in sorted(method_ids)}
+def method_rows(store: ArtifactStore, method_ids: set[str]) -> pl.DataFrame:
+    """Rows of `dim_method`."""
+    specs = {method_id: stored_spec(store, method_id) for method_id in sorted(method_ids)}
     return pl.DataFrame(
         [
             {
@@ -213,12 +210,21 @@ def _evaluations(job: Job, partitions: set[str]) -> pl.DataFrame:
         _gather(job, "evaluation/generations", partitions),
         *(
             _gather(job, asset, _of_these_scores(job, asset, partitions))
-            for asset in ("evaluation/datamodel", "evaluation/removal")
+            for asset in ("evaluation/datamodel", "evaluation/removal", "evaluation/payout")
         ),
         pl.read_parquet(job.inputs["evaluation/reconstruction"].path("metrics.parquet")),
         _training_curve(job.inputs["base/checkpoint"]),
     ]
     return pl.concat([f for f in frames if f.width])
+
+
+def _resamples(job: Job, partitions: set[str]) -> pl.DataFrame:
+    found = [
+        _gather(job, asset, _of_these_scores(job, asset, partitions), "resamples.parquet")
+        for asset in ("evaluation/datamodel", "evaluation/payout")
+    ]
+    frames = [frame for frame in found if frame.width]
+    return pl.concat(frames) if frames else pl.DataFrame()
 
 
 def _of_these_scores(job: Job, asset: str, partitions: set[str]) -> set[str]:
@@ -243,7 +249,8 @@ def _training_curve(checkpoint: Artifact) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
 
 
-def _share_rule(settings: ShareSettings) -> pl.DataFrame:
+def share_rule(settings: ShareSettings) -> pl.DataFrame:
+    """The row of `share_rule`."""
     normal, threshold = NormalDist(), settings.threshold_z
     excess = normal.pdf(threshold) - threshold * (1 - normal.cdf(threshold))
     rule = {

@@ -38,6 +38,7 @@ SCORED = (
     "evaluation/attribution",
 )
 TRUTH = ("counterfactual/losses", "evaluation/datamodel")
+PAYOUT = ("counterfactual/coalitions", "evaluation/payout")
 REMOVAL = ("counterfactual/removal", "evaluation/removal")
 SHOWN = ("warehouse", "report/bench")
 
@@ -69,6 +70,9 @@ def run_bench(
     retrained = [p for p in partitions if _is_retrained_for(workspace, p)]
     materialize(workspace, partitions, names=SCORED, console=console)
     materialize(workspace, retrained, names=TRUTH, console=console)
+    paid = [p for p in retrained if _coalitions_are_at_hand(workspace, p)]
+    if paid:
+        materialize(workspace, paid, names=PAYOUT, console=console)
     left_out = retrained if removal else [p for p in retrained if _removal_is_stored(workspace, p)]
     if left_out:
         materialize(workspace, left_out, names=REMOVAL, console=console)
@@ -78,6 +82,14 @@ def run_bench(
 def _is_retrained_for(workspace: Workspace, partition: Partition) -> bool:
     """Of targets the truth is known by construction; listed queries are retrained for."""
     return workspace.cohort(partition.cohort).targets is None
+
+
+def _coalitions_are_at_hand(workspace: Workspace, partition: Partition) -> bool:
+    """Whether payout errors can be had: the package has the trainings on coalitions, or everything
+    is to be trained here."""
+    settings = workspace.settings.counterfactual.of(partition.cohort)
+    truth = shipped(partition.cohort) if settings.stored else None
+    return not settings.stored or (truth is not None and set(COALITION_TABLES) <= set(truth.tables))
 
 
 def _removal_is_stored(workspace: Workspace, partition: Partition) -> bool:

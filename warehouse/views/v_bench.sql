@@ -3,6 +3,10 @@
 -- subsets: the first half of both, and the second. evidence_lds: the same, with what shares are made
 -- of in the scores' place. rise: of a query's loss when the most attributed tracks were left out,
 -- relative, with its standard error over queries; similar_*: how alike the piece regenerated then is.
+-- payout_error: total variation distance between payouts and the values of rightsholders' catalogues
+-- by retraining, with its 95 % interval; payout_error_unequal: the same for catalogues of very unequal
+-- sizes. *_pro_rata: that of paying by seconds trained on; *_exact: what exact shares would be
+-- measured to have. Null where no coalitions were trained on.
 -- planted_*: average precision of finding what was made of a held-out excerpt (one track: 1 / its
 -- rank).
 CREATE VIEW v_bench AS
@@ -33,6 +37,32 @@ scored AS (
         max(value) FILTER (metric = 'noise_ceiling') AS noise_ceiling
     FROM fct_evaluation
     WHERE evaluation = 'datamodel' AND subject IN (SELECT cohort FROM cohorts)
+    GROUP BY subject, method_id
+),
+paid AS (
+    SELECT
+        subject AS cohort, method_id,
+        max(value) FILTER (metric = 'payout_error' AND detail = 'rightsholder') AS payout_error,
+        max(value) FILTER (metric = 'payout_error_low' AND detail = 'rightsholder')
+            AS payout_error_low,
+        max(value) FILTER (metric = 'payout_error_high' AND detail = 'rightsholder')
+            AS payout_error_high,
+        max(value) FILTER (metric = 'payout_error_pro_rata' AND detail = 'rightsholder')
+            AS payout_error_pro_rata,
+        max(value) FILTER (metric = 'truth_exact_error' AND detail = 'rightsholder')
+            AS payout_error_exact,
+        max(value) FILTER (metric = 'payout_error' AND detail = 'unequal')
+            AS payout_error_unequal,
+        max(value) FILTER (metric = 'payout_error_low' AND detail = 'unequal')
+            AS payout_error_unequal_low,
+        max(value) FILTER (metric = 'payout_error_high' AND detail = 'unequal')
+            AS payout_error_unequal_high,
+        max(value) FILTER (metric = 'payout_error_pro_rata' AND detail = 'unequal')
+            AS payout_error_unequal_pro_rata,
+        max(value) FILTER (metric = 'truth_exact_error' AND detail = 'unequal')
+            AS payout_error_unequal_exact
+    FROM fct_evaluation
+    WHERE evaluation = 'payout' AND subject IN (SELECT cohort FROM cohorts)
     GROUP BY subject, method_id
 ),
 removed AS (
@@ -72,6 +102,7 @@ cost AS (
 SELECT
     s.cohort, s.method_id, m.method, m.label, m.family,
     s.* EXCLUDE (cohort, method_id),
+    y.* EXCLUDE (cohort, method_id),
     r.* EXCLUDE (cohort, method_id),
     p.* EXCLUDE (method_id),
     c.seconds / n.queries AS seconds_per_query,
@@ -79,6 +110,7 @@ SELECT
 FROM scored s
 JOIN dim_method m USING (method_id)
 JOIN cohorts n USING (cohort)
+LEFT JOIN paid y USING (cohort, method_id)
 LEFT JOIN removed r USING (cohort, method_id)
 LEFT JOIN planted p USING (method_id)
 LEFT JOIN cost c USING (cohort, method_id);

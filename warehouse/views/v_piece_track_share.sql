@@ -2,7 +2,7 @@
 -- weighted by the windows' seconds; and the track's rank by share. best_segment_id is the segment
 -- that stands out furthest in any window, best_query_id that window. One row per track; the
 -- unattributed share, silent windows among it, is a column. A window is scored by itself, so scores
--- of two windows are not comparable, but how far they stand out (z) is.
+-- of two windows are not comparable, but how far they stand out (z) is. payout: as in v_track_share.
 CREATE VIEW v_piece_track_share AS
 WITH weighed AS (
     SELECT w.piece_id, w.weight, t.*
@@ -22,6 +22,7 @@ tracks AS (
         method_id,
         track_id,
         sum((weight * share)::DECIMAL(38, 20))::DOUBLE AS share,
+        any_value(training_share) AS training_share,
         max(best_z) AS best_z,
         max_by(best_score, (best_z, best_score, query_id)) AS best_score,
         max_by(best_segment_id, (best_z, best_score, query_id)) AS best_segment_id,
@@ -47,7 +48,9 @@ SELECT
     s.best_z,
     s.best_segment_id,
     s.best_query_id,
-    u.unattributed
+    u.unattributed,
+    s.training_share,
+    s.share + u.unattributed * s.training_share AS payout
 FROM tracks s
 JOIN unattributed u USING (piece_id, method_id)
 JOIN dim_track t USING (track_id);

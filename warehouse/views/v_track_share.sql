@@ -1,5 +1,8 @@
--- Share and best segment of every training track, per query and method, and its rank by share
--- (ties by highest score). One row per track; the unattributed share is a column.
+-- Share, payout and best segment of every training track, per query and method, and its rank by
+-- share (ties by highest score). One row per track; the unattributed share is a column.
+-- training_share: the track's part of the seconds that the model was trained on. payout: what the
+-- track is paid when the unattributed share is paid pro rata, share + unattributed * training_share;
+-- payouts sum to one.
 CREATE VIEW v_track_share AS
 WITH tracks AS (
     SELECT
@@ -13,6 +16,14 @@ WITH tracks AS (
         any_value(unattributed) AS unattributed
     FROM v_segment_share
     GROUP BY query_id, method_id, track_id
+),
+trained AS (
+    SELECT
+        track_id,
+        sum(valid_samples) / sum(sum(valid_samples)) OVER () AS training_share
+    FROM dim_segment
+    WHERE split = 'train'
+    GROUP BY track_id
 )
 SELECT
     s.query_id,
@@ -31,6 +42,9 @@ SELECT
     s.best_score,
     s.best_z,
     s.best_segment_id,
-    s.unattributed
+    s.unattributed,
+    n.training_share,
+    s.share + s.unattributed * n.training_share AS payout
 FROM tracks s
-JOIN dim_track t USING (track_id);
+JOIN dim_track t USING (track_id)
+JOIN trained n USING (track_id);
