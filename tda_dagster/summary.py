@@ -1,5 +1,6 @@
 """The answer of an attribution in the terminal: per query, its tracks and whose they are."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,8 @@ def print_experiment(workspace: Workspace, name: str, console: Terminal) -> None
 
 
 _LEGEND = """\
+payout error   part of the money that goes to the wrong rightsholders when shares are paid, and what
+               is unattributed is paid pro rata; unequal: the same for very unequal catalogues
 evidence LDS   rank correlation of what the evidence that shares are made of foretells with the loss
                of models trained on random halves of the tracks
 confirmed      evidence LDS for the queries and subsets that no setting was chosen on
@@ -162,17 +165,41 @@ planted        average precision of finding what was made of a held-out excerpt"
 _BENCH = "SELECT * FROM v_bench ORDER BY cohort, evidence_lds DESC NULLS LAST, lds DESC, method_id"
 CONFIRMED = "evidence_lds_confirming"
 
-BENCH_WIDTH = 170
+BENCH_WIDTH = 195
 """A row of the verdict is a line of at least so many characters, whatever the terminal: squeezed
 into less it cannot be read."""
 
 
 def print_bench(workspace: Workspace, console: Terminal) -> None:
-    """Print the verdict: every method held against what retraining showed, best evidence first."""
+    """Print the verdict, a table per cohort: every method held against what retraining showed, best
+    evidence first."""
     rows = query(workspace.database, _BENCH).to_dicts()
+    cohorts = list(dict.fromkeys(row["cohort"] for row in rows))
+    for cohort in cohorts:
+        if len(cohorts) > 1:
+            console.print(f"\ncohort {one_line(cohort)}")
+        own = [row for row in rows if row["cohort"] == cohort]
+        _print_methods(own, console)
+        for ceiling in {row["noise_ceiling"] for row in own} - {None}:
+            console.print(
+                f"\nAn exact method would have an LDS of {ceiling:.2f}: the rest is chance in "
+                "training."
+            )
+        _print_payout_baselines(workspace, cohort, console)
+    console.print(_LEGEND, style="dim")
+    console.print("report     " + _short(workspace, workspace.reports / "bench.html"))
+
+
+_PAYOUT_COLUMNS = {"payout_error": "payout error", "payout_error_unequal": "unequal"}
+"""Columns of v_bench that are shown where coalitions were trained on, with their headings."""
+
+
+def _print_methods(rows: Sequence[Mapping[str, Any]], console: Terminal) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("method", no_wrap=True, overflow="ellipsis", max_width=62)
+    paid = [n for n in _PAYOUT_COLUMNS if any(row[n] is not None for row in rows)]
     for heading in (
+        *(_PAYOUT_COLUMNS[name] for name in paid),
         "evidence LDS",
         "95 % interval",
         "confirmed",
@@ -187,6 +214,7 @@ def print_bench(workspace: Workspace, console: Terminal) -> None:
         known, halved = (row[name] is not None for name in ("evidence_lds", CONFIRMED))
         table.add_row(
             one_line(row["label"]),
+            *("–" if row[name] is None else f"{row[name]:.3f}" for name in paid),
             f"{row['evidence_lds']:.3f}" if known else "–",
             f"{row['evidence_lds_low']:+.2f} to {row['evidence_lds_high']:+.2f}" if known else "–",
             f"{row[CONFIRMED]:.3f}" if halved else "–",
@@ -200,13 +228,21 @@ def print_bench(workspace: Workspace, console: Terminal) -> None:
     console.width = max(width, BENCH_WIDTH)
     console.print(table, crop=False)
     console.width = width
-    ceilings = {row["noise_ceiling"] for row in rows} - {None}
-    for ceiling in ceilings:
+
+
+def _print_payout_baselines(workspace: Workspace, cohort: str, console: Terminal) -> None:
+    """What paying without attribution, and exact shares, are measured to get wrong."""
+    for row in query(workspace.database, _BASELINES, [cohort]).iter_rows(named=True):
         console.print(
-            f"\nAn exact method would have an LDS of {ceiling:.2f}: the rest is chance in training."
+            f"payout error without attribution, {row['catalogues']}: pro rata "
+            f"{row['pro_rata']:.3f}, equally {row['equal']:.3f}, by a fitted power of size "
+            f"{row['power']:.3f}; exact shares {row['exact_error']:.3f}"
         )
-    console.print(_LEGEND, style="dim")
-    console.print("report     " + _short(workspace, workspace.reports / "bench.html"))
+
+
+_BASELINES = """\
+SELECT DISTINCT catalogues, pro_rata, equal, power, exact_error
+FROM v_payout WHERE cohort = ? AND half = '' ORDER BY catalogues"""
 
 
 def _short(workspace: Workspace, path: object) -> str:

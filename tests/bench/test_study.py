@@ -11,7 +11,7 @@ def test_its_queries_keep_the_draws_that_its_ground_truth_was_found_under(tmp_pa
     lay_out_study(tmp_path)
     workspace = Workspace(tmp_path)
     assert {workspace.cohort(name).draws_by for name in workspace.cohorts()} == {"id"}
-    truth = shipped()
+    truth = shipped("generated")
     assert truth is not None
     queries = workspace.cohort("generated").queries
     assert truth.queries.segment_ids == tuple(piece_id("generated", n) for n in range(len(queries)))

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -19,7 +20,7 @@ from warehouse.build import query
 pytestmark = pytest.mark.slow
 
 METHODS = ["fim_unlearning", "timbre", "random"]
-SUBSETS, REPEATS, DRAWS, REMOVED = 3, 2, 4, 2
+SUBSETS, REPEATS, DRAWS, REMOVED, COALITIONS = 3, 2, 4, 2, 4
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "repeats": REPEATS,
         "draws": DRAWS,
         "removed_tracks": REMOVED,
+        "coalitions": COALITIONS,
+        "stored": False,
     }
     params["experiments"] = {"bench": {"cohorts": ["reference", "planted"], "methods": METHODS}}
     (made.root / "params.yaml").write_text(yaml.safe_dump(params))
@@ -80,6 +83,72 @@ def test_losses_are_those_of_every_query_under_every_training(study: Study) -> N
     assert per_training["loss"].n_unique() == SUBSETS * REPEATS
 
 
+def test_every_query_has_a_loss_under_every_coalition(study: Study) -> None:
+    losses = live(study, "counterfactual/coalitions", "reference", "losses.parquet")
+    members = live(study, "counterfactual/coalitions", "reference", "coalitions.parquet")
+    catalogues = live(study, "counterfactual/coalitions", "reference", "catalogues.parquet")
+    assert set(catalogues["catalogues"]) == {"rightsholder", "unequal"}
+    trained = members.select("catalogues", "coalition").unique().height
+    assert losses.height == trained * REPEATS * 2
+    assert losses["loss"].is_finite().all()
+
+
+def test_a_coalition_is_trained_on_exactly_the_tracks_of_its_parties(study: Study) -> None:
+    members = live(study, "counterfactual/coalitions", "reference", "coalitions.parquet")
+    catalogues = live(study, "counterfactual/coalitions", "reference", "catalogues.parquet")
+    trained_on = {
+        ref["recipe"]["config"]["tracks"]  # type: ignore[index]
+        for ref in study.refs("counterfactual/coalitions/shard").values()
+    }
+    tracks = members.join(catalogues, on=["catalogues", "party"])
+    wanted = {
+        digest_of(canonical_json(sorted(part["track_id"])))
+        for part in tracks.partition_by("catalogues", "coalition")
+    }
+    assert wanted == trained_on
+
+
+def test_payout_errors_are_those_of_the_payouts_in_the_warehouse(study: Study) -> None:
+    """By the definition, from the warehouse's payouts and the losses under coalitions."""
+    database = study.root / "warehouse" / "attribution.duckdb"
+    losses = live(study, "counterfactual/coalitions", "reference", "losses.parquet")
+    members = live(study, "counterfactual/coalitions", "reference", "coalitions.parquet").filter(
+        catalogues="rightsholder"
+    )
+    parties = sorted(set(members["party"]))
+    means = (
+        losses.filter(catalogues="rightsholder")
+        .group_by("query_id", "coalition")
+        .agg(pl.col("loss").mean())
+        .sort("query_id", "coalition")
+    )
+    present = [
+        [1.0, *(float(p in set(part["party"])) for p in parties)]
+        for part in members.partition_by("coalition", maintain_order=True)
+    ]
+    found = query(
+        database,
+        "select subject, method_id, value from fct_evaluation "
+        "where metric = 'payout_error' and detail = 'rightsholder'",
+    )
+    per_query = {(row[0], row[1]): row[2] for row in found.iter_rows()}
+    for part in means.partition_by("query_id"):
+        solved, *_ = np.linalg.lstsq(np.array(present), -part["loss"].to_numpy(), rcond=None)
+        truth = np.maximum(solved[1:], 0)
+        truth /= truth.sum()
+        paid = query(
+            database,
+            "select method_id, rightsholder, payout from v_rightsholder_share "
+            "where query_id = ? and not is_unattributed",
+            [part["query_id"][0]],
+        )
+        for (method,), own in paid.group_by("method_id"):
+            payouts = dict(own.select("rightsholder", "payout").iter_rows())
+            assert set(payouts) == set(parties)
+            error = sum(abs(payouts[p] - t) for p, t in zip(parties, truth, strict=True)) / 2
+            assert per_query[part["query_id"][0], method] == pytest.approx(error)
+
+
 def test_exactly_the_most_attributed_tracks_are_left_out_and_all_others_trained_on(
     study: Study,
 ) -> None:
@@ -115,16 +184,18 @@ def test_the_verdict_is_printed_and_nothing_is_trained_twice(study: Study) -> No
 def test_what_was_found_can_be_kept_as_ground_truth(study: Study) -> None:
     folder = study.root / "kept"
     study.run("tda", "bench", "ground-truth", str(folder), "--study", str(study.root))
-    kept = GroundTruth.load(folder)
+    kept = GroundTruth.load(folder / "reference")
     losses = live(study, "counterfactual/losses", "reference", "losses.parquet")
     assert kept.tables["losses"].equals(losses)
+    coalitions = live(study, "counterfactual/coalitions", "reference", "coalitions.parquet")
+    assert kept.tables["coalitions"].equals(coalitions)
     for partition in partitions(study, "counterfactual/removal"):
         removed = live(study, "counterfactual/removal", partition, "removed.parquet")
         stored = kept.tables["removal_losses"]
         for (name,), tracks in removed.group_by("query_id"):
             digest = removed_digest(tracks["track_id"].to_list())
             assert stored.filter(query_id=name, removed=digest).height == DRAWS
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((folder / "reference" / "about.json").read_text())
     assert [row[0] for row in about["queries"]] == ["reference-000", "reference-001"]
     assert kept.fits(about, kept.queries)
     assert not kept.fits(about | {"tracks": "others"}, kept.queries)

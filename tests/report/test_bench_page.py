@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ QUERIES, TRACKS, RESAMPLES = 8, 24, 41
 @dataclass(frozen=True)
 class Spec:
     """A method spec of a made-up bench. An LDS is (value, low, high); `confirming` queries gain by
-    so much over the choosing ones; with `chance` its scores have that standard error."""
+    so much over the choosing ones; with `chance` its scores have that standard error; `payout` is
+    the payout error with its interval, beside 0.3 for paying pro rata."""
 
     method: str
     evidence: tuple[float, float, float] = (0.2, 0.1, 0.3)
@@ -41,6 +42,7 @@ class Spec:
     choosing: float | None = None
     by_query: Sequence[float] | None = None
     chance: float | None = None
+    payout: tuple[float, float, float] | None = None
 
     @property
     def method_id(self) -> str:
@@ -67,6 +69,31 @@ class Spec:
             for i, each in enumerate(own):
                 half = "choosing" if i < QUERIES // 2 else "confirming"
                 found += [(f"c-{i:03d}", metric, each, detail) for detail in ("", half)]
+        return found
+
+    def payouts(self) -> list[tuple[str, str, float, str]]:
+        """The figures of payouts: subject, metric, value, detail."""
+        if self.payout is None:
+            return []
+        error, low, high = self.payout
+        found = [
+            ("c", "truth_exact_error", 0.05, "rightsholder"),
+            ("c", "truth_halves_correlation", 0.81, "rightsholder"),
+            ("c", "truth_seeds_correlation", 0.77, "rightsholder"),
+        ]
+        for detail, worse in (("rightsholder", 0.0), ("rightsholder, confirming", 0.02)):
+            found += [
+                ("c", "payout_error", error + worse, detail),
+                ("c", "payout_error_low", low + worse, detail),
+                ("c", "payout_error_high", high + worse, detail),
+                ("c", "payout_error_pro_rata", 0.3, detail),
+                ("c", "payout_error_equal", 0.4, detail),
+                ("c", "payout_error_power", 0.35, detail),
+                ("c", "payout_difference", error + worse - 0.3, detail),
+                ("c", "payout_difference_low", low + worse - 0.3, detail),
+                ("c", "payout_difference_high", high + worse - 0.3, detail),
+                ("c", "payout_rank_correlation", 0.6, detail),
+            ]
         return found
 
     def resamples(self) -> list[tuple[str, str, int, float]]:
@@ -132,6 +159,7 @@ def database(
         if not (spec.method_id in outdated and figure[1].startswith("evidence"))
         if halved or not figure[3]
     ]
+    figures += [("payout", spec.method_id, *figure) for spec in specs for figure in spec.payouts()]
     figures += [
         ("attribution", spec.method_id, f"c-{i:03d}", "interval_coverage", 0.9 + i / 100, "halves")
         for spec in specs
@@ -265,6 +293,37 @@ def test_unlearning_does_not_win_outright_where_a_difference_may_be_chance(tmp_p
     assert text.endswith(
         "but it cannot be told from rival 0 and rival 1: the differences may be chance."
     )
+
+
+def test_the_page_opens_with_who_would_be_paid_wrongly(tmp_path: Path) -> None:
+    good = Spec("kernel_influence", payout=(0.2, 0.18, 0.22))
+    found = cohort(database(tmp_path, [good, replace(FIM, payout=(0.29, 0.26, 0.32))]))
+    page = bench.render_bench(bench.BenchReport((found,)))
+    (lede,) = re.findall(r'<p class="lede">(.*?)</p>', page, re.DOTALL)
+    assert " ".join(re.sub(r"<[^>]+>", "", lede).split()) == (
+        "Paid by kernel influence, 20.0 % of the money would go to the wrong rightsholders (95 % "
+        "interval 18.0 % to 22.0 %); paid pro rata by seconds trained on, the best way without "
+        "attribution, 30.0 %. Surely better than that: kernel influence."
+    )
+    assert titles(found)[0] == "Who would be paid wrongly?"
+    text = section(found, r"Who would be paid wrongly\?")
+    assert "correlate within a query by 0.81, those from one seed and from another by 0.77" in text
+    assert "exact shares would be measured to have an error of 0.050" in text
+    assert "kernel influence 0.200 −0.100 (−0.120 to −0.080) 0.220" in text
+    assert "FIM unlearning 0.290 −0.010 (−0.040 to 0.020) 0.310" in text
+    assert "Pro rata by seconds trained on 0.300" in text
+
+
+def test_the_page_says_where_no_method_pays_better_than_pro_rata(tmp_path: Path) -> None:
+    found = cohort(database(tmp_path, [replace(FIM, payout=(0.29, 0.26, 0.32))]))
+    page = bench.render_bench(bench.BenchReport((found,)))
+    assert "No method is better than that by more than chance." in page
+
+
+def test_without_coalitions_the_page_does_not_speak_of_payouts(tmp_path: Path) -> None:
+    found = cohort(database(tmp_path, [FIM]))
+    assert "Who would be paid wrongly?" not in titles(found)
+    assert "rightsholders" not in bench.render_bench(bench.BenchReport((found,)))
 
 
 def test_of_many_rivals_some_are_named_and_the_others_counted(tmp_path: Path) -> None:

@@ -3,10 +3,9 @@
 -- subsets: the first half of both, and the second. evidence_lds: the same, with what shares are made
 -- of in the scores' place. rise: of a query's loss when the most attributed tracks were left out,
 -- relative, with its standard error over queries; similar_*: how alike the piece regenerated then is.
--- payout_error: total variation distance between payouts and the values of rightsholders' catalogues
--- by retraining, with its 95 % interval; payout_error_unequal: the same for catalogues of very unequal
--- sizes. *_pro_rata: that of paying by seconds trained on; *_exact: what exact shares would be
--- measured to have. Null where no coalitions were trained on.
+-- payout_error: the part of the money that goes to the wrong rightsholders, and to the wrong ones of
+-- very unequal catalogues (v_payout has intervals and what to compare it with); null where nothing
+-- was trained on coalitions.
 -- planted_*: average precision of finding what was made of a held-out excerpt (one track: 1 / its
 -- rank).
 CREATE VIEW v_bench AS
@@ -41,29 +40,12 @@ scored AS (
 ),
 paid AS (
     SELECT
-        subject AS cohort, method_id,
-        max(value) FILTER (metric = 'payout_error' AND detail = 'rightsholder') AS payout_error,
-        max(value) FILTER (metric = 'payout_error_low' AND detail = 'rightsholder')
-            AS payout_error_low,
-        max(value) FILTER (metric = 'payout_error_high' AND detail = 'rightsholder')
-            AS payout_error_high,
-        max(value) FILTER (metric = 'payout_error_pro_rata' AND detail = 'rightsholder')
-            AS payout_error_pro_rata,
-        max(value) FILTER (metric = 'truth_exact_error' AND detail = 'rightsholder')
-            AS payout_error_exact,
-        max(value) FILTER (metric = 'payout_error' AND detail = 'unequal')
-            AS payout_error_unequal,
-        max(value) FILTER (metric = 'payout_error_low' AND detail = 'unequal')
-            AS payout_error_unequal_low,
-        max(value) FILTER (metric = 'payout_error_high' AND detail = 'unequal')
-            AS payout_error_unequal_high,
-        max(value) FILTER (metric = 'payout_error_pro_rata' AND detail = 'unequal')
-            AS payout_error_unequal_pro_rata,
-        max(value) FILTER (metric = 'truth_exact_error' AND detail = 'unequal')
-            AS payout_error_unequal_exact
-    FROM fct_evaluation
-    WHERE evaluation = 'payout' AND subject IN (SELECT cohort FROM cohorts)
-    GROUP BY subject, method_id
+        cohort, method_id,
+        max(payout_error) FILTER (catalogues = 'rightsholder') AS payout_error,
+        max(payout_error) FILTER (catalogues = 'unequal') AS payout_error_unequal
+    FROM v_payout
+    WHERE half = ''
+    GROUP BY cohort, method_id
 ),
 removed AS (
     SELECT

@@ -174,18 +174,21 @@ def dots(
         return png(figure)
 
 
-def differences(
+def intervals(
     rows: Sequence[str],
     columns: Mapping[str, Sequence[tuple[float, float, float]]],
     label: str,
     *,
+    reference: tuple[str, float] = ("", 0.0),
     look: Look,
 ) -> bytes:
-    """Differences with their intervals, (value, low, high), one line per row and one mark per
-    column, about zero; the first row on top."""
+    """Values with their intervals, (value, low, high), one line per row and one mark per column;
+    the first row on top. `reference` is a named value to compare them with; one without a name is
+    not in the legend."""
     wrapped = [literal("\n".join(textwrap.wrap(row, 46))) for row in rows]
     with drawing(2 * look.width, 0.34 * len(rows) + 0.9, look) as (figure, axes):
-        axes.axvline(0, color=look.ink, linewidth=0.8, zorder=0)
+        beside, level = reference
+        axes.axvline(level, color=look.ink, linewidth=0.8, zorder=0, label=literal(beside))
         for number, (name, values) in enumerate(columns.items()):
             apart = 0.26 * (number - (len(columns) - 1) / 2)
             middle, low, high = np.array(values).T

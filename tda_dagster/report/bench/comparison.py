@@ -50,7 +50,7 @@ def beside_ours(cohort: Cohort) -> Section | None:
                 f"LDS of evidence above that of {ours.name}, with intervals of 95 %",
                 "; ".join(f"{method.name}: {difference}" for method, difference, _ in found),
                 partial(
-                    charts.differences,
+                    charts.intervals,
                     names,
                     {
                         name: [(d.value, d.low, d.high) for d in differences]

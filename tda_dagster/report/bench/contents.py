@@ -76,6 +76,8 @@ class Method:
     evidence_lds: Lds
     lds: Lds
     noise_ceiling: float | None
+    payout_error: float | None
+    payout_error_unequal: float | None
     rise: float | None
     rise_se: float | None
     similar_timbre: float | None
@@ -149,6 +151,25 @@ class Reliability:
 
 
 @dataclass(frozen=True)
+class Payout:
+    """A row of `v_payout`, where its figures are explained: what a method would pay wrongly."""
+
+    payout_error: float
+    low: float
+    high: float
+    pro_rata: float
+    equal: float
+    power: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    rank_correlation: float
+    exact_error: float
+    truth_halves: float
+    truth_seeds: float | None
+
+
+@dataclass(frozen=True)
 class Coverage:
     """Two runs of a method with other noise: the share of scores within 95 % intervals of their
     difference, and how alike the two rank segments. `name` says what was run, and `differs` which
@@ -183,7 +204,8 @@ class Cohort:
     as the ground truth has them; `settings` is empty and `steps` None where the warehouse does not
     say. `queries` have their scores under all subsets, and those that are `confirming` under that
     half of the subsets on which nothing was chosen. `differences` are by reading, half ("" for
-    everything) and the ids of two entrants. `tracks` are those that the model was trained
+    everything) and the ids of two entrants. `payouts` are by method id, assignment of tracks to
+    parties and half ("" for everything). `tracks` are those that the model was trained
     on, `planted` counts held-out excerpts by what was planted of them, `devices` are those that the
     scores were computed on. `outdated` are the labels of methods that an earlier version held
     against retraining, without their evidence.
@@ -195,6 +217,7 @@ class Cohort:
     confirming: tuple[Query, ...]
     reliabilities: tuple[Reliability, ...]
     differences: Mapping[tuple[Reading, str, str, str], Difference]
+    payouts: Mapping[tuple[str, str, str], Payout]
     coverages: tuple[Coverage, ...]
     stabilities: tuple[Stability, ...]
     threshold_z: float | None

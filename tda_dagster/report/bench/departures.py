@@ -73,7 +73,7 @@ def what_helped(cohort: Cohort) -> Section | None:
                 "What other settings than the bench’s add, with intervals of 95 %",
                 "; ".join(f"{d}: {d.gains['evidence_lds']}" for d in found),
                 partial(
-                    charts.differences,
+                    charts.intervals,
                     [short(str(d), 90) for d in found],
                     {
                         name: [

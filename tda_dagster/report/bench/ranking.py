@@ -11,7 +11,7 @@ from tda_dagster.report.bench.wording import between, cost, fixed, percent
 
 def all_figures(cohort: Cohort) -> Section:
     """The table of everything."""
-    explained = (
+    explained: tuple[str, ...] = (
         "The best of each column is bold. Beneath an LDS is its interval of 95 %; settings of "
         "methods were chosen on one half of the queries and subsets, and confirmed is what is "
         "left of it on the other. Artists are paid by evidence, so methods stand in its order.",
@@ -22,6 +22,11 @@ def all_figures(cohort: Cohort) -> Section:
         "of finding, among all training tracks, what was made of an excerpt that was itself held "
         "out; 1 is always first.",
     )
+    if cohort.payouts:
+        explained += (
+            "Payout error: the part of the money that goes to the wrong rightsholders, and the "
+            "same for catalogues of very unequal sizes.",
+        )
     return Section("All figures", explained, ranking=_ranking(cohort.methods))
 
 
@@ -85,6 +90,20 @@ def _plain_column(
 
 
 COLUMNS = (
+    _Column(
+        "Payout error",
+        "rightsholders",
+        lambda method: method.payout_error,
+        partial(fixed, digits=3),
+        best=min,
+    ),
+    _Column(
+        "Payout error",
+        "unequal",
+        lambda method: method.payout_error_unequal,
+        partial(fixed, digits=3),
+        best=min,
+    ),
     *_lds_columns("evidence_lds"),
     *_lds_columns("lds"),
     _Column(

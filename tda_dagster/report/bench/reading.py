@@ -14,6 +14,7 @@ from tda_dagster.report.bench.contents import (
     Difference,
     Lds,
     Method,
+    Payout,
     Query,
     Reading,
     Reliability,
@@ -77,6 +78,7 @@ class _Reader:
             confirming=self._queries(name, "confirming"),
             reliabilities=self._reliabilities(name),
             differences=self._differences(name, methods),
+            payouts=self._payouts(name),
             coverages=self._coverages(name),
             stabilities=self._stabilities(name),
             threshold_z=rule.get("threshold_z"),
@@ -128,7 +130,8 @@ class _Reader:
         """Between those alone that are compared: what pairs there are grows by the square."""
         judged = {m.method_id for reading in READINGS for m in entrants(methods, reading)}
         rows = self.rows(
-            "SELECT * FROM v_method_difference WHERE cohort = ? AND detail <> 'choosing' "
+            "SELECT * FROM v_method_difference WHERE cohort = ? AND metric <> 'payout_error' "
+            "AND detail <> 'choosing' "
             "AND list_contains(?, method_id) AND list_contains(?, other_method_id)",
             cohort,
             sorted(judged),
@@ -137,6 +140,17 @@ class _Reader:
         return {
             (row["metric"], row["detail"], row["method_id"], row["other_method_id"]): Difference(
                 row["difference"], row["low"], row["high"]
+            )
+            for row in rows
+        }
+
+    def _payouts(self, cohort: str) -> dict[tuple[str, str, str], Payout]:
+        rows = self.rows(
+            "SELECT * FROM v_payout WHERE cohort = ? ORDER BY method_id, catalogues, half", cohort
+        )
+        return {
+            (row["method_id"], row["catalogues"], row["half"]): Payout(
+                **{field.name: row[field.name] for field in fields(Payout)}
             )
             for row in rows
         }
