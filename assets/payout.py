@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 from assets.cohort import attributed
 from assets.preview import table
 from assets.warehouse import method_rows, share_rule
-from tda_dagster.evaluation.datamodel import Array, bootstrap, halves
+from tda_dagster.evaluation.datamodel import Array, bootstrap, by_subset, halves
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.evaluation.payout import (
     Game,
+    Values,
+    agreement,
+    correlation,
     fitted_exponent,
+    leave_one_out,
     linear_values,
     payout_error,
     pro_rata,
@@ -43,7 +47,13 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
 @study_asset(
     "evaluation/payout",
     version="1",
-    inputs=["attribution/scores", "counterfactual/coalitions", "cohort/queries", "dataset/index"],
+    inputs=[
+        "attribution/scores",
+        "counterfactual/losses",
+        "counterfactual/coalitions",
+        "cohort/queries",
+        "dataset/index",
+    ],
     settings=["shares"],
     partitioned="cohort|method",
     on_request=True,
@@ -85,10 +95,15 @@ def _held_against(
     job: Job, name: str, game: Game, parties: pl.DataFrame
 ) -> tuple[list[tuple[str, str, float, str, str]], pl.DataFrame]:
     """The figures of one assignment of tracks to parties, and their bootstrap resamples."""
-    truth = true_shares(linear_values(game.present, game.mean_losses).value)
+    values = linear_values(game.present, game.mean_losses)
+    truth = true_shares(values.value)
     paid = _payouts(job, game, parties)
     figures = list(_per_query(name, game, paid, truth))
     figures += _of_the_truth(job.cohort, name, game)
+    by_subsets = _values_by_subsets(job, game, parties)
+    if by_subsets is not None:
+        alike = agreement(values, by_subsets)
+        figures.append((job.cohort, "truth_subsets_agreement", alike, "none", name))
     resamples = []
     rivals = _without_attribution(game, truth)
     for part, chosen in {"": slice(None), **_halves(len(truth))}.items():
@@ -149,6 +164,27 @@ def _payouts(job: Job, game: Game, parties: pl.DataFrame) -> Array:
     return shares.select(game.parties).to_numpy()
 
 
+def _values_by_subsets(job: Job, game: Game, parties: pl.DataFrame) -> Values | None:
+    """The parties' values from the random subsets of the tracks: the loss regressed on the part of
+    each party's segments that a subset keeps. None for too few subsets."""
+    source = job.inputs["counterfactual/losses"]
+    subsets = pl.read_parquet(source.path("subsets.parquet"))
+    kept = (
+        subsets.join(parties, on="track_id")
+        .group_by("subset", "party")
+        .agg(pl.col("segments").sum())
+        .pivot(on="party", index="subset", values="segments")
+        .sort("subset")
+        .fill_null(0)
+    )
+    losses = by_subset(pl.read_parquet(source.path("losses.parquet")), game.queries)
+    parts = kept.select(game.parties).to_numpy() / game.segments
+    try:
+        return linear_values(parts, losses.mean(axis=0))
+    except ValueError:
+        return None
+
+
 def _per_query(name: str, game: Game, paid: Array, truth: Array) -> Figures:
     errors, over = payout_error(paid, truth), (paid - truth).max(axis=1)
     for number, query_id in enumerate(game.queries):
@@ -164,6 +200,10 @@ def _of_the_truth(cohort: str, name: str, game: Game) -> Figures:
     yield cohort, "truth_halves_correlation", found.halves, "none", name
     if np.isfinite(found.seeds):
         yield cohort, "truth_seeds_correlation", found.seeds, "none", name
+        alone = correlation(
+            leave_one_out(game), linear_values(game.present, game.mean_losses).value
+        )
+        yield cohort, "truth_leave_one_out_correlation", alone, "none", name
 
 
 def _compared(

@@ -30,7 +30,9 @@ class Game:
     """The trainings on the coalitions of one assignment of tracks to parties.
 
     `present`: bool [coalitions, parties]; `losses`: [repeats, queries, coalitions]; `segments`:
-    training segments of each party, [parties].
+    training segments of each party, [parties]. A loss is NaN where the training is the base model's
+    own (all parties, the first seed): it generated the queries, and knows its own pieces far better
+    than any other model that was trained on the same music.
     """
 
     parties: tuple[str, ...]
@@ -41,8 +43,8 @@ class Game:
 
     @property
     def mean_losses(self) -> Array:
-        """The mean over the repeats, [queries, coalitions]."""
-        mean: Array = self.losses.mean(axis=0)
+        """The mean over the repeats that there are, [queries, coalitions]."""
+        mean: Array = np.nanmean(self.losses, axis=0)
         return mean
 
 
@@ -76,20 +78,24 @@ def read_games(
         own = losses.filter(catalogues=name).sort("repeat", "query_id", "coalition")
         queries = tuple(own["query_id"].unique().sort())
         shape = (own["repeat"].n_unique(), len(queries), len(numbers))
+        found = own["loss"].to_numpy().reshape(shape).copy()
+        found[0][:, present.all(axis=1)] = np.nan
+        known = np.isfinite(found).any(axis=(0, 1))
         games[name] = Game(
             parties,
             queries,
-            present,
-            own["loss"].to_numpy().reshape(shape),
+            present[known],
+            found[:, :, known],
             sizes["segments"].to_numpy().astype(np.float64),
         )
     return games
 
 
-def linear_values(present: NDArray[np.bool_], losses: Array) -> Values:
+def linear_values(present: NDArray[np.bool_] | Array, losses: Array) -> Values:
     """Values of the parties by least squares, with an intercept, and their standard errors.
 
-    `present` [coalitions, parties], `losses` [queries, coalitions]. The errors are those of the
+    `present` [coalitions, parties]: whether a party is in the coalition, or which part of its
+    segments a subset of the tracks keeps; `losses` [queries, coalitions]. The errors are those of the
     estimator HC3, which holds for coalitions whose losses scatter unequally (MacKinnon and White,
     1985). Raises ValueError where the coalitions cannot tell the parties apart.
     """
@@ -109,16 +115,26 @@ def linear_values(present: NDArray[np.bool_], losses: Array) -> Values:
     return Values(coefficients[1:].T, error[1:].T)
 
 
+def agreement(one: Values, other: Values) -> float:
+    """The part of all values whose two estimates, from different trainings, differ by no more than
+    1.96 standard errors of the difference: about 0.95 where both estimate the same."""
+    apart = np.abs(one.value - other.value)
+    return float((apart <= 1.96 * np.hypot(one.error, other.error)).mean())
+
+
 def leave_one_out(game: Game) -> Array:
-    """v(all) − v(all but one) by party, [queries, parties]; NaN where no such training is."""
+    """v(all) − v(all but one) by party, [queries, parties]; NaN where there is no such training, or
+    none on all parties but the base model's own."""
     losses = game.mean_losses
     parties = len(game.parties)
     held = game.present.sum(axis=1)
-    (whole,) = np.flatnonzero(held == parties)
     effects = np.full((len(game.queries), parties), np.nan)
+    whole = np.flatnonzero(held == parties)
+    if not len(whole):
+        return effects
     for row in np.flatnonzero(held == parties - 1):
         (absent,) = np.flatnonzero(~game.present[row])
-        effects[:, absent] = losses[:, row] - losses[:, whole]
+        effects[:, absent] = losses[:, row] - losses[:, whole].mean(axis=1)
     return effects
 
 
@@ -168,6 +184,11 @@ def _correlations(one: Array, other: Array) -> Array:
     return found
 
 
+def _values_of_one_seed(game: Game, losses: Array) -> Array:
+    known = np.isfinite(losses).all(axis=0)
+    return linear_values(game.present[known], losses[:, known]).value
+
+
 @dataclass(frozen=True)
 class Reliability:
     """How reliable the truth is: the correlation within a query between the values from two halves
@@ -188,7 +209,7 @@ def reliability(game: Game, *, resamples: int = 200, seed: int = 0) -> Reliabili
     losses = game.mean_losses
     even = np.arange(len(game.present)) % 2 == 0
     halves = [linear_values(game.present[half], losses[:, half]).value for half in (even, ~even)]
-    seeds = [linear_values(game.present, one).value for one in game.losses[:2]]
+    seeds = [_values_of_one_seed(game, one) for one in game.losses[:2]]
     truth = true_shares(linear_values(game.present, losses).value)
     generator = np.random.default_rng(seed)
     errors: list[float] = []

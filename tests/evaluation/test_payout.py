@@ -8,6 +8,8 @@ import pytest
 
 from tda_dagster.evaluation.payout import (
     Game,
+    Values,
+    agreement,
     correlation,
     fitted_exponent,
     leave_one_out,
@@ -142,6 +144,20 @@ def test_the_error_of_exact_shares_is_estimated() -> None:
     assert reliability(game, resamples=100).exact_error == pytest.approx(actual, rel=0.5)
 
 
+def test_two_estimates_of_the_same_values_agree_in_about_95_of_100_cases() -> None:
+    chance = np.random.default_rng(3)
+    weights = chance.uniform(0, 1, size=(300, PARTIES))
+    found = []
+    for _ in range(2):
+        # Parts of catalogues, as random subsets of the tracks keep them.
+        kept = chance.random((60, PARTIES))
+        losses = additive(kept, weights) + 0.2 * chance.normal(size=(300, 60))
+        found.append(linear_values(kept, losses))
+    assert 0.92 < agreement(*found) < 0.98
+    moved = Values(found[1].value + 4 * found[1].error, found[1].error)
+    assert agreement(found[0], moved) < 0.4
+
+
 def test_correlations_are_within_a_query() -> None:
     one = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
     other = np.array([[10.0, 20.0, 90.0], [1.0, 2.0, 3.0]])
@@ -177,5 +193,13 @@ def test_games_are_read_from_tables() -> None:
     read = read_games(losses, members, catalogues)["labels"]
     assert (read.parties, read.queries) == (game.parties, game.queries)
     np.testing.assert_array_equal(read.present, game.present)
-    np.testing.assert_array_equal(read.losses, game.losses)
+    # The base model is no witness of its own pieces; the other seed is.
+    whole = game.present.all(axis=1)
+    assert np.isnan(read.losses[0][:, whole]).all()
+    np.testing.assert_array_equal(read.losses[1], game.losses[1])
+    np.testing.assert_array_equal(read.losses[0][:, ~whole], game.losses[0][:, ~whole])
+    np.testing.assert_array_equal(read.mean_losses[:, whole], game.losses[1][:, whole])
+    once = read_games(losses.filter(repeat=0), members, catalogues)["labels"]
+    np.testing.assert_array_equal(once.present, game.present[~whole])
+    assert np.isnan(leave_one_out(once)).all()
     np.testing.assert_array_equal(read.segments, np.full(PARTIES, 3.0))
