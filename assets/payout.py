@@ -111,7 +111,7 @@ def _held_against(
         here = {n: payout_error(shares, truth)[chosen] for n, shares in rivals.items()}
         figures_here, drawn = _compared(job.cohort, detail, payout_error(paid, truth)[chosen], here)
         figures += figures_here
-        ranks = rank_correlation(paid, truth)[chosen].mean()
+        ranks = np.nanmean(rank_correlation(paid, truth)[chosen])
         figures.append((job.cohort, "payout_rank_correlation", float(ranks), "higher", detail))
         resamples.append(_resample_rows(job, detail, drawn))
     return figures, pl.concat(resamples)
@@ -196,14 +196,16 @@ def _per_query(name: str, game: Game, paid: Array, truth: Array) -> Figures:
 def _of_the_truth(cohort: str, name: str, game: Game) -> Figures:
     """How reliable the truth is."""
     found = reliability(game)
-    yield cohort, "truth_exact_error", found.exact_error, "none", name
-    yield cohort, "truth_halves_correlation", found.halves, "none", name
-    if np.isfinite(found.seeds):
-        yield cohort, "truth_seeds_correlation", found.seeds, "none", name
-        alone = correlation(
-            leave_one_out(game), linear_values(game.present, game.mean_losses).value
-        )
-        yield cohort, "truth_leave_one_out_correlation", alone, "none", name
+    values = linear_values(game.present, game.mean_losses).value
+    known = {
+        "truth_exact_error": found.exact_error,
+        "truth_halves_correlation": found.halves,
+        "truth_seeds_correlation": found.seeds,
+        "truth_leave_one_out_correlation": correlation(leave_one_out(game), values),
+    }
+    for metric, value in known.items():
+        if np.isfinite(value):
+            yield cohort, metric, value, "none", name
 
 
 def _compared(

@@ -236,7 +236,8 @@ def _print_payout_baselines(workspace: Workspace, cohort: str, console: Terminal
         console.print(
             f"payout error without attribution, {row['catalogues']}: pro rata "
             f"{row['pro_rata']:.3f}, equally {row['equal']:.3f}, by a fitted power of size "
-            f"{row['power']:.3f}; exact shares {row['exact_error']:.3f}"
+            f"{row['power']:.3f}"
+            + ("" if row["exact_error"] is None else f"; exact shares {row['exact_error']:.3f}")
         )
 
 

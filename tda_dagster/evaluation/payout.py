@@ -95,9 +95,9 @@ def linear_values(present: NDArray[np.bool_] | Array, losses: Array) -> Values:
     """Values of the parties by least squares, with an intercept, and their standard errors.
 
     `present` [coalitions, parties]: whether a party is in the coalition, or which part of its
-    segments a subset of the tracks keeps; `losses` [queries, coalitions]. The errors are those of the
-    estimator HC3, which holds for coalitions whose losses scatter unequally (MacKinnon and White,
-    1985). Raises ValueError where the coalitions cannot tell the parties apart.
+    segments a subset of the tracks keeps; `losses` [queries, coalitions]. The errors are those of
+    the estimator HC3, which holds for coalitions whose losses scatter unequally (MacKinnon and
+    White, 1985). Raises ValueError where the coalitions cannot tell the parties apart.
     """
     design = np.column_stack([np.ones(len(present)), present.astype(np.float64)])
     if np.linalg.matrix_rank(design) < design.shape[1]:
@@ -180,20 +180,29 @@ def rank_correlation(one: Array, other: Array) -> Array:
 def _correlations(one: Array, other: Array) -> Array:
     a, b = (array - array.mean(axis=-1, keepdims=True) for array in (one, other))
     norm = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
-    found: Array = np.divide((a * b).sum(axis=-1), norm, out=np.zeros(norm.shape), where=norm > 0)
+    found: Array = np.divide((a * b).sum(axis=-1), norm, out=np.zeros(norm.shape), where=norm != 0)
     return found
 
 
 def _values_of_one_seed(game: Game, losses: Array) -> Array:
     known = np.isfinite(losses).all(axis=0)
-    return linear_values(game.present[known], losses[:, known]).value
+    return _values_or_nan(game.present[known], losses[:, known])
+
+
+def _values_or_nan(present: NDArray[np.bool_], losses: Array) -> Array:
+    """Values, or NaN where the coalitions cannot tell the parties apart."""
+    try:
+        return linear_values(present, losses).value
+    except ValueError:
+        return np.full((len(losses), present.shape[1]), np.nan)
 
 
 @dataclass(frozen=True)
 class Reliability:
     """How reliable the truth is: the correlation within a query between the values from two halves
-    of the coalitions and, where every coalition was trained on twice, from two seeds (else NaN);
-    and the payout error that exact shares would be measured to have."""
+    of the coalitions and, where every coalition was trained on twice, from two seeds; and the
+    payout error that exact shares would be measured to have. A correlation is NaN where there are
+    too few coalitions, or one seed."""
 
     halves: float
     seeds: float
@@ -208,20 +217,18 @@ def reliability(game: Game, *, resamples: int = 200, seed: int = 0) -> Reliabili
     """
     losses = game.mean_losses
     even = np.arange(len(game.present)) % 2 == 0
-    halves = [linear_values(game.present[half], losses[:, half]).value for half in (even, ~even)]
+    halves = [_values_or_nan(game.present[half], losses[:, half]) for half in (even, ~even)]
     seeds = [_values_of_one_seed(game, one) for one in game.losses[:2]]
     truth = true_shares(linear_values(game.present, losses).value)
     generator = np.random.default_rng(seed)
     errors: list[float] = []
-    while len(errors) < resamples:
+    for _ in range(resamples):
         drawn = generator.integers(0, len(game.present), len(game.present))
-        try:
-            again = linear_values(game.present[drawn], losses[:, drawn]).value
-        except ValueError:  # a resample that cannot tell the parties apart
-            continue
-        errors.append(float(np.nanmean(payout_error(true_shares(again), truth))))
+        again = _values_or_nan(game.present[drawn], losses[:, drawn])
+        if np.isfinite(again).all():  # else the resample cannot tell the parties apart
+            errors.append(float(np.nanmean(payout_error(true_shares(again), truth))))
     return Reliability(
         correlation(*halves),
         correlation(*seeds) if len(seeds) == 2 else float("nan"),
-        float(np.mean(errors)),
+        float(np.mean(errors)) if errors else float("nan"),
     )

@@ -158,6 +158,17 @@ def test_two_estimates_of_the_same_values_agree_in_about_95_of_100_cases() -> No
     assert agreement(found[0], moved) < 0.4
 
 
+def test_where_coalitions_are_few_only_the_reliability_is_unknown() -> None:
+    game, weights = toy_game()
+    few = game.present.sum(axis=1) >= PARTIES - 1
+    small = Game(
+        game.parties, game.queries, game.present[few], game.losses[:, :, few], game.segments
+    )
+    values = linear_values(small.present, small.mean_losses).value
+    np.testing.assert_allclose(values, weights, atol=1e-12)
+    assert np.isnan(reliability(small, resamples=5).halves)
+
+
 def test_correlations_are_within_a_query() -> None:
     one = np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
     other = np.array([[10.0, 20.0, 90.0], [1.0, 2.0, 3.0]])

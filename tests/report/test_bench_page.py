@@ -307,7 +307,7 @@ def test_the_page_opens_with_who_would_be_paid_wrongly(tmp_path: Path) -> None:
     )
     assert titles(found)[0] == "Who would be paid wrongly?"
     text = section(found, r"Who would be paid wrongly\?")
-    assert "correlate within a query by 0.81, those from one seed and from another by 0.77" in text
+    assert "correlate within a query by 0.81; those from one seed and from another by 0.77" in text
     assert "exact shares would be measured to have an error of 0.050" in text
     assert "kernel influence 0.200 −0.100 (−0.120 to −0.080) 0.220" in text
     assert "FIM unlearning 0.290 −0.010 (−0.040 to 0.020) 0.310" in text

@@ -164,8 +164,8 @@ class Payout:
     difference_low: float
     difference_high: float
     rank_correlation: float
-    exact_error: float
-    truth_halves: float
+    exact_error: float | None
+    truth_halves: float | None
     truth_seeds: float | None
 
 

@@ -78,17 +78,22 @@ def _judged(cohort: Cohort, catalogues: str, half: str) -> list[tuple[Method, Pa
 def _truth(cohort: Cohort, catalogues: str) -> str:
     """How far the truth itself is to be trusted."""
     _, payout = _judged(cohort, catalogues, "")[0]
-    seeds = (
-        ""
-        if payout.truth_seeds is None
-        else f", those from one seed and from another by {fixed(payout.truth_seeds)}"
-    )
-    return capitalised(
-        f"{CATALOGUES[catalogues]}: the values from one half of the coalitions and from the other "
-        f"correlate within a query by {fixed(payout.truth_halves)}{seeds}. Because the truth is an "
-        f"estimate, exact shares would be measured to have an error of "
-        f"{fixed(payout.exact_error, 3)}."
-    )
+    told = []
+    if payout.truth_halves is not None:
+        told.append(
+            "the values from one half of the coalitions and from the other correlate within a "
+            f"query by {fixed(payout.truth_halves)}"
+        )
+    if payout.truth_seeds is not None:
+        told.append(f"those from one seed and from another by {fixed(payout.truth_seeds)}")
+    if payout.exact_error is not None:
+        told.append(
+            "because the truth is an estimate, exact shares would be measured to have an error of "
+            f"{fixed(payout.exact_error, 3)}"
+        )
+    if not told:
+        return capitalised(f"{CATALOGUES[catalogues]}: how reliable the truth is, is not known.")
+    return capitalised(f"{CATALOGUES[catalogues]}: {'; '.join(told)}.")
 
 
 def _chart(cohort: Cohort, catalogues: str) -> Chart:
