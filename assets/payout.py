@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,25 @@ from numpy.typing import NDArray
 from assets.cohort import attributed
 from assets.preview import table
 from assets.warehouse import method_rows, share_rule
+from tda_dagster.attribution.support import (
+    FLOOR,
+    UNMEASURED,
+    Support,
+    support_digest,
+    support_of,
+)
 from tda_dagster.evaluation.datamodel import Array, bootstrap, by_subset, halves
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
 from tda_dagster.evaluation.payout import (
     Game,
     Values,
+    Weighed,
     agreement,
     correlation,
+    coverage,
     fitted_exponent,
+    fitted_spread,
+    fitted_support,
     leave_one_out,
     linear_values,
     payout_error,
@@ -34,6 +46,16 @@ from tda_dagster.materialization import Job, study_asset
 from tda_dagster.store import Artifact
 from warehouse.build import build, query
 from warehouse.tables import BY_NAME
+
+
+@dataclass(frozen=True)
+class Paid:
+    """Payouts and the ends of their intervals (NaN where there are none), [queries, parties]."""
+
+    payout: Array
+    low: Array
+    high: Array
+
 
 Figures = Iterator[tuple[str, str, float, str, str]]
 """Subject, metric, value, which way is better, detail."""
@@ -55,6 +77,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
         "dataset/index",
     ],
     settings=["shares"],
+    fingerprint=lambda settings, workspace: {"support": support_digest()},
     partitioned="cohort|method",
     on_request=True,
     describe=_describe,
@@ -69,12 +92,17 @@ def payout(job: Job, out: Path) -> None:
         for name in ("losses", "coalitions", "catalogues")
     }
     games = read_games(tables["losses"], tables["coalitions"], tables["catalogues"])
-    rows, resamples = [], []
+    rows, resamples, unweighted = [], [], []
     for name, game in games.items():
         parties = tables["catalogues"].filter(catalogues=name)
         found, drawn = _held_against(job, name, game, parties)
         rows += found
         resamples.append(drawn)
+        evidence = _paid(job, game, parties, Support(1.0, None)).payout
+        unweighted.append(
+            Weighed(evidence, _paid(job, game, parties, UNMEASURED).payout, _truth(game))
+        )
+    rows += _measured_support(job.cohort, unweighted)
     metrics = [
         row(
             "payout",
@@ -96,8 +124,10 @@ def _held_against(
 ) -> tuple[list[tuple[str, str, float, str, str]], pl.DataFrame]:
     """The figures of one assignment of tracks to parties, and their bootstrap resamples."""
     values = linear_values(game.present, game.mean_losses)
-    truth = true_shares(values.value)
-    paid = _payouts(job, game, parties)
+    truth = _truth(game)
+    support = support_of(job.method.method, job.settings.shares.support)
+    found = _paid(job, game, parties, support)
+    paid = found.payout
     figures = list(_per_query(name, game, paid, truth))
     figures += _of_the_truth(job.cohort, name, game)
     by_subsets = _values_by_subsets(job, game, parties)
@@ -113,8 +143,27 @@ def _held_against(
         figures += figures_here
         ranks = np.nanmean(rank_correlation(paid, truth)[chosen])
         figures.append((job.cohort, "payout_rank_correlation", float(ranks), "higher", detail))
+        if np.isfinite(found.low).all():
+            covered = coverage(found.low[chosen], found.high[chosen], truth[chosen])
+            figures.append((job.cohort, "payout_coverage", covered, "none", detail))
         resamples.append(_resample_rows(job, detail, drawn))
     return figures, pl.concat(resamples)
+
+
+def _truth(game: Game) -> Array:
+    return true_shares(linear_values(game.present, game.mean_losses).value)
+
+
+def _measured_support(cohort: str, games: list[Weighed]) -> Figures:
+    """The support that is best on the choosing half of the queries, over all assignments of tracks
+    to parties alike, and the spread of intervals that cover 90 of 100 true shares there."""
+    here = []
+    for game in games:
+        choosing = _halves(len(game.truth)).get("choosing", slice(None))
+        here.append(Weighed(game.evidence[choosing], game.pro_rata[choosing], game.truth[choosing]))
+    support = fitted_support(here)
+    yield cohort, "payout_support", support, "none", ""
+    yield cohort, "payout_spread", fitted_spread(here, support, FLOOR), "none", ""
 
 
 def _halves(queries: int) -> dict[str, slice]:
@@ -134,34 +183,40 @@ def _without_attribution(game: Game, truth: Array) -> dict[str, Array]:
     }
 
 
-def _payouts(job: Job, game: Game, parties: pl.DataFrame) -> Array:
-    """The payouts [queries, parties] as the warehouse has them, were the tracks those of the
-    parties."""
+def _paid(job: Job, game: Game, parties: pl.DataFrame, support: Support) -> Paid:
+    """What the warehouse's views say, were the tracks those of the parties and the method's support
+    as given."""
     owner = parties.select("track_id", rightsholder="party")
     index = job.inputs["dataset/index"]
     tracks = pl.read_parquet(index.path("tracks.parquet"))
+    methods = method_rows(job.store, {job.method.method_id})
     content = {
         "dim_track": tracks.drop("rightsholder")
         .join(owner, on="track_id", how="left")
         .with_columns(pl.col("rightsholder").fill_null("")),
         "dim_segment": pl.read_parquet(index.path("segments.parquet")),
         "dim_query": attributed(job.inputs["cohort/queries"]),
-        "dim_method": method_rows(job.store, {job.method.method_id}),
+        "dim_method": methods,
         "fct_score": pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet")),
         "share_rule": share_rule(job.settings.shares),
+        "method_support": methods.select(
+            "method_id",
+            support=pl.lit(support.support),
+            spread=pl.lit(support.spread, pl.Float64),
+        ),
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "payout.duckdb"
         build(path, content)
-        paid = query(
-            path,
-            "SELECT query_id, rightsholder, payout FROM v_rightsholder_share "
-            "WHERE NOT is_unattributed",
-        )
-    wide = paid.pivot(on="rightsholder", index="query_id", values="payout")
-    order = pl.DataFrame({"query_id": game.queries})
-    shares = order.join(wide, on="query_id", how="left", maintain_order="left")
-    return shares.select(game.parties).to_numpy()
+        rows = query(path, "SELECT * FROM v_rightsholder_share WHERE NOT is_unattributed")
+
+    def wide(column: str) -> Array:
+        values = rows.pivot(on="rightsholder", index="query_id", values=column)
+        order = pl.DataFrame({"query_id": game.queries})
+        found = order.join(values, on="query_id", how="left", maintain_order="left")
+        return found.select(game.parties).cast(pl.Float64).to_numpy()
+
+    return Paid(*(wide(column) for column in ("payout", "payout_low", "payout_high")))
 
 
 def _values_by_subsets(job: Job, game: Game, parties: pl.DataFrame) -> Values | None:

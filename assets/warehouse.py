@@ -15,6 +15,7 @@ from assets.losses import read_losses
 from assets.preview import table
 from assets.unlearned import query_losses
 from tda_dagster.attribution.methods import method_specs
+from tda_dagster.attribution.support import FLOOR, support_digest, support_of
 from tda_dagster.attribution.sweep import LOSS_SCHEMA
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.metrics import EVALUATION_SCHEMA, row
@@ -39,6 +40,7 @@ CONTENT = (
     "fct_evaluation",
     "fct_resample",
     "share_rule",
+    "method_support",
 )
 
 
@@ -49,6 +51,11 @@ def _experiments(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
             for name in workspace.settings.experiments
         }
     }
+
+
+def _outside(settings: Any, workspace: Workspace) -> Mapping[str, Any]:
+    """What no input holds: the experiments, and what was measured of methods on the bench."""
+    return {**_experiments(settings, workspace), "support": support_digest()}
 
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "warehouse/duckdb",
-    version="4",
+    version="5",
     inputs=["dataset/index", "base/checkpoint", "base/losses", "evaluation/reconstruction"],
     gathers=[
         "cohort/queries",
@@ -82,7 +89,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
         "evaluation/payout",
     ],
     settings=["shares"],
-    fingerprint=_experiments,
+    fingerprint=_outside,
     finish=_lay_out,
     describe=_describe,
     kinds=["duckdb", "parquet"],
@@ -105,6 +112,7 @@ def duckdb(job: Job, out: Path) -> None:
         "fct_resample": _resamples(job, partitions),
         "share_rule": share_rule(job.settings.shares),
     }
+    tables["method_support"] = support_rows(tables["dim_method"], job.settings.shares)
     tables = {n: validate(n, frame if frame.width else empty(n)) for n, frame in tables.items()}
     for name, frame in tables.items():
         frame.write_parquet(out / f"{name}.parquet")
@@ -258,8 +266,19 @@ def share_rule(settings: ShareSettings) -> pl.DataFrame:
         "null_excess": [excess],
         "min_reliability": [settings.min_reliability],
         "min_prominence": [settings.min_prominence],
+        "interval_floor": [FLOOR],
     }
     return pl.DataFrame(rule)
+
+
+def support_rows(methods: pl.DataFrame, settings: ShareSettings) -> pl.DataFrame:
+    """The rows of `method_support` for those of `dim_method`."""
+    rows = [
+        (method_id, found.support, found.spread)
+        for method_id, method in methods.select("method_id", "method").iter_rows()
+        if (found := support_of(method, settings.support))
+    ]
+    return pl.DataFrame(rows, schema=BY_NAME["method_support"].schema, orient="row")
 
 
 def _asset_states(workspace: Workspace) -> pl.DataFrame:

@@ -77,6 +77,23 @@ def ground_truth(
     Terminal(soft_wrap=True).print(f"wrote {folder}: {', '.join(cohorts)}")
 
 
+@bench_app.command()
+def calibrate(
+    file: Annotated[Path, typer.Argument(help="Where to write it (JSON).")],
+    study: StudyOption = None,
+) -> None:
+    """Write the support of every method that was measured on the bench: the weight of its evidence
+    in shares, chosen on the choosing half of the queries. The package's is
+    tda_dagster/attribution/support.json."""
+    announce("opening the bench's study…")
+    from tda_dagster.attribution.support import write_support
+    from tda_dagster.bench import measured_on_bench
+
+    found = measured_on_bench(_study(study))
+    write_support(found, file)
+    Terminal(soft_wrap=True).print(f"wrote {file}: {len(found)} methods")
+
+
 def _study(folder: Path | None, *, stored: bool = True) -> "Workspace":
     from tda_dagster.bench import lay_out_study
     from tda_dagster.workspace import Workspace

@@ -240,6 +240,11 @@ class ShareSettings(Section):
     threshold_z: Annotated[float, Field(ge=0)] = Field(
         2.0, description="robust z-score above which a segment counts as evidence"
     )
+    support: Fraction | None = Field(
+        None,
+        description="part of a query that is attributed at most; the rest is unattributed (null: "
+        "as measured on the bench for the method, 0 for one that was not measured)",
+    )
     min_reliability: Fraction = Field(
         0.1, description="queries whose scores are less reliable than this are not attributed"
     )

@@ -315,6 +315,26 @@ TABLES = (
             _f("null_excess", "mean of max(0, Z − threshold_z) for standard normal Z"),
             _f("min_reliability", "queries of less reliability are not attributed"),
             _f("min_prominence", "queries of less prominence are not attributed"),
+            _f(
+                "interval_floor",
+                "keeps the interval of a payout near 0 or 1 from vanishing",
+                nullable=True,
+                added=True,
+            ),
+        ),
+    ),
+    Table(
+        "method_support",
+        "How much of a query each method's evidence decides. See the section on shares.",
+        ("method_id",),
+        (
+            _s("method_id", "the method", **_METHOD),
+            _f("support", "part of a query that is attributed at most, in [0, 1]"),
+            _f(
+                "spread",
+                "size of the intervals of payouts; null where it was not measured",
+                nullable=True,
+            ),
         ),
     ),
 )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tda_dagster.attribution.methods import experiment_specs
+from tda_dagster.attribution.support import Support
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.counterfactual import removed_tracks
@@ -137,6 +139,31 @@ def export_ground_truth(workspace: Workspace, folder: Path) -> list[str]:
     for cohort in cohorts:
         _ground_truth(workspace, cohort).save(folder / cohort)
     return cohorts
+
+
+CALIBRATED = "generated"
+"""The cohort on whose choosing half settings and rules are chosen."""
+
+
+def measured_on_bench(workspace: Workspace) -> dict[str, Support]:
+    """The support of the methods of the bench, each in the settings that the study has for it.
+
+    Raises TdaError when no payout errors were measured.
+    """
+    found = {}
+    for spec in experiment_specs(workspace.settings, "bench"):
+        head = workspace.store.head("evaluation/payout", f"{CALIBRATED}|{spec.method_id}")
+        if head is None:
+            continue
+        metrics = pl.read_parquet(workspace.store.artifact(head.digest).path("metrics.parquet"))
+        values = dict(metrics.filter(detail="").select("metric", "value").iter_rows())
+        found[spec.method] = Support(values["payout_support"], values["payout_spread"])
+    if not found:
+        raise TdaError(
+            f"{workspace.root}: no payout errors were measured; run `tda bench attribution` there "
+            "first"
+        )
+    return found
 
 
 def _ground_truth(workspace: Workspace, cohort: str) -> GroundTruth:

@@ -12,6 +12,8 @@ party's true share is its value, at least 0, divided by the sum over parties.
 Arrays are float64. Parties come last: [queries, parties].
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,8 @@ from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
 
+_WEIGHTS = np.linspace(0.0, 1.0, 101)
+"""Tried for the support of a method."""
 _EXPONENTS = np.linspace(0.0, 1.5, 31)
 """Tried for the baseline that pays by a power of the catalogue's size."""
 
@@ -165,6 +169,50 @@ def fitted_exponent(segments: Array, truth: Array) -> float:
     """The exponent under which `pro_rata` has the least mean payout error."""
     errors = [np.nanmean(payout_error(pro_rata(segments, e), truth)) for e in _EXPONENTS]
     return float(_EXPONENTS[int(np.argmin(errors))])
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Payouts by a method's evidence alone and without it, and true shares, [queries, parties]."""
+
+    evidence: Array
+    pro_rata: Array
+    truth: Array
+
+    def payout(self, support: float) -> Array:
+        """Payouts where the evidence has the weight `support`."""
+        mixed: Array = support * self.evidence + (1 - support) * self.pro_rata
+        return mixed
+
+
+def fitted_support(games: Sequence[Weighed]) -> float:
+    """The weight of the evidence under which the payout error, the mean over queries and then over
+    `games`, is the least."""
+    errors = [
+        np.mean([np.nanmean(payout_error(game.payout(weight), game.truth)) for game in games])
+        for weight in _WEIGHTS
+    ]
+    return float(_WEIGHTS[int(np.argmin(errors))])
+
+
+def fitted_spread(games: Sequence[Weighed], support: float, floor: float) -> float:
+    """The spread s under which the intervals payout ± s · √(payout · (1 − payout) + floor) hold 90
+    of 100 true shares: a split-conformal quantile of the scaled errors (Lei et al., 2018,
+    "Distribution-free predictive inference for regression")."""
+    scaled = []
+    for game in games:
+        paid = game.payout(support)
+        found = np.abs(game.truth - paid) / np.sqrt(paid * (1 - paid) + floor)
+        scaled.append(found[np.isfinite(found)])
+    values = np.sort(np.concatenate(scaled))
+    place = min(len(values), math.ceil(0.9 * (len(values) + 1)))
+    return float(values[place - 1])
+
+
+def coverage(low: Array, high: Array, truth: Array) -> float:
+    """The part of the true shares that lie within their intervals."""
+    known = np.isfinite(truth)
+    return float(((low <= truth) & (truth <= high))[known].mean())
 
 
 def correlation(one: Array, other: Array) -> float:

@@ -26,6 +26,7 @@ SCORE_TABLES = (
     "dim_method",
     "fct_score",
     "share_rule",
+    "method_support",
 )
 """The tables that scores and shares follow from."""
 

@@ -9,9 +9,13 @@ import pytest
 from tda_dagster.evaluation.payout import (
     Game,
     Values,
+    Weighed,
     agreement,
     correlation,
+    coverage,
     fitted_exponent,
+    fitted_spread,
+    fitted_support,
     leave_one_out,
     linear_values,
     payout_error,
@@ -167,6 +171,37 @@ def test_where_coalitions_are_few_only_the_reliability_is_unknown() -> None:
     values = linear_values(small.present, small.mean_losses).value
     np.testing.assert_allclose(values, weights, atol=1e-12)
     assert np.isnan(reliability(small, resamples=5).halves)
+
+
+def test_the_weight_of_evidence_with_the_least_payout_error_is_found() -> None:
+    chance = np.random.default_rng(4)
+    evidence = chance.dirichlet(np.ones(PARTIES), size=50)
+    by_size = np.tile(pro_rata(np.arange(1.0, PARTIES + 1)), (50, 1))
+    game = Weighed(evidence, by_size, 0.3 * evidence + 0.7 * by_size)
+    other = Weighed(evidence, by_size, 0.34 * evidence + 0.66 * by_size)
+    assert fitted_support([game]) == pytest.approx(0.3)
+    assert 0.3 <= fitted_support([game, other]) <= 0.34
+    assert fitted_support([Weighed(evidence, by_size, by_size)]) == 0
+
+
+def test_intervals_cover_ninety_of_a_hundred_true_shares_of_new_queries() -> None:
+    chance = np.random.default_rng(5)
+
+    def queries(count: int) -> Weighed:
+        truth = chance.dirichlet(np.ones(PARTIES), size=count)
+        noisy = np.maximum(truth + 0.05 * chance.normal(size=truth.shape), 1e-3)
+        return Weighed(noisy / noisy.sum(axis=1, keepdims=True), np.full_like(truth, 0.2), truth)
+
+    spread = fitted_spread([queries(200)], 1.0, 0.01)
+    unseen = queries(400)
+    paid = unseen.payout(1.0)
+    reach = spread * np.sqrt(paid * (1 - paid) + 0.01)
+    assert 0.88 < coverage(paid - reach, paid + reach, unseen.truth) < 0.92
+
+
+def test_coverage_counts_true_shares_within_their_intervals() -> None:
+    truth = np.array([[0.5, 0.5], [np.nan, np.nan], [0.9, 0.1]])
+    assert coverage(truth - 0.1, truth + np.array([0.1, -0.05]), truth) == 0.5
 
 
 def test_correlations_are_within_a_query() -> None:

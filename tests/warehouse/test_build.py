@@ -240,4 +240,5 @@ def test_validate_sorts_by_key() -> None:
             }
         ),
     )
-    assert rule.columns == ["threshold_z", "null_excess", "min_reliability", "min_prominence"]
+    assert rule.columns[:4] == ["threshold_z", "null_excess", "min_reliability", "min_prominence"]
+    assert rule["interval_floor"].to_list() == [None]  # a table from before it had the column

@@ -65,3 +65,46 @@ def test_a_rightsholder_is_paid_the_sum_of_the_tracks(uneven: Tables, tmp_path: 
     )
     assert apart["n"].item() > 6
     assert apart["worst"].item() == pytest.approx(0, abs=1e-12)
+
+
+def supported(tables: Tables, support: float, spread: float | None) -> Tables:
+    rows = {"method_id": ["m1"], "support": [support], "spread": [spread]}
+    rule = tables["share_rule"].with_columns(interval_floor=pl.lit(0.01))
+    return tables | {
+        "method_support": pl.DataFrame(rows, schema_overrides={"spread": pl.Float64}),
+        "share_rule": rule,
+    }
+
+
+def test_support_takes_its_part_of_every_share_and_changes_no_order(
+    uneven: Tables, tmp_path: Path
+) -> None:
+    sql = "select * from v_track_share order by query_id, method_id, track_id"
+    whole, part = tmp_path / "whole.duckdb", tmp_path / "part.duckdb"
+    build(whole, uneven)
+    build(part, supported(uneven, 0.4, None))
+    before, after = query(whole, sql), query(part, sql)
+    of_m1 = before["method_id"] == "m1"
+    assert after.filter(~of_m1).equals(before.filter(~of_m1))
+    old, new = before.filter(of_m1), after.filter(of_m1)
+    assert new["share"].to_list() == pytest.approx((0.4 * old["share"]).to_list())
+    expected = 1 - 0.4 * (1 - old["unattributed"])
+    assert new["unattributed"].to_list() == pytest.approx(expected.to_list())
+    assert new["track_rank"].to_list() == old["track_rank"].to_list()
+
+
+def test_intervals_of_payouts_reach_as_far_as_was_measured(uneven: Tables, tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    build(path, supported(uneven, 0.5, 0.3))
+    for view in ("v_rightsholder_share", "v_artist_share", "v_piece_rightsholder_share"):
+        rows = query(path, f"select * from {view} where not is_unattributed")
+        measured = rows.filter(method_id="m1")
+        assert measured.height > 3
+        for row in measured.iter_rows(named=True):
+            reach = 0.3 * (row["payout"] * (1 - row["payout"]) + 0.01) ** 0.5
+            assert row["payout_low"] == pytest.approx(max(0, row["payout"] - reach))
+            assert row["payout_high"] == pytest.approx(min(1, row["payout"] + reach))
+        # Nothing was measured of the other method.
+        other = rows.filter(method_id="m2")
+        assert other.height > 3
+        assert other["payout_low"].null_count() == other.height

@@ -32,11 +32,14 @@ abstained AS (
         t.*,
         CASE
             WHEN t.reliability < u.min_reliability OR t.prominence < u.min_prominence THEN 1
-            WHEN t.total_evidence > 0
-                THEN least(1, t.segments * u.null_excess / t.total_evidence)
+            WHEN t.total_evidence > 0 THEN
+                1 - coalesce(m.support, 1)
+                    * (1 - least(1, t.segments * u.null_excess / t.total_evidence))
             ELSE 1
         END AS unattributed
-    FROM totals t CROSS JOIN share_rule u
+    FROM totals t
+    CROSS JOIN share_rule u
+    LEFT JOIN method_support m USING (method_id)
 )
 SELECT
     w.query_id,
