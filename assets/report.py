@@ -174,7 +174,7 @@ class _Reader:
         )
         sounds = self._segments([row["best_segment_id"] for row in influences])
         shares = self._rows(
-            "SELECT rightsholder, share, is_unattributed FROM v_piece_rightsholder_share "
+            "SELECT * FROM v_piece_rightsholder_share "
             "WHERE piece_id = ? AND method_id = ? ORDER BY is_unattributed, share DESC, 1",
             *key,
         )
@@ -305,7 +305,9 @@ def _share(row: dict[str, Any]) -> Share:
     name = row["rightsholder"]
     if name == UNATTRIBUTED and not row["is_unattributed"]:
         name = f"“{name}”, a rightsholder"
-    return Share(name, row["share"])
+    if row["is_unattributed"]:
+        return Share(name, row["share"])
+    return Share(name, row["share"], row["payout"], row["payout_low"], row["payout_high"])
 
 
 def _lay_out_experiments(job: Job, artifact: Artifact) -> None:

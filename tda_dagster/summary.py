@@ -28,6 +28,11 @@ SELECT rightsholder, share FROM v_piece_rightsholder_share
 WHERE piece_id = ? AND method_id = ? AND share >= 0.005
 ORDER BY is_unattributed, share DESC
 """
+_PAYOUTS = """
+SELECT rightsholder, payout, payout_low, payout_high FROM v_piece_rightsholder_share
+WHERE piece_id = ? AND method_id = ? AND NOT is_unattributed AND payout >= 0.005
+ORDER BY payout DESC, rightsholder
+"""
 _WINDOWS = """
 SELECT w.query_id, w.start_s, w.seconds, w.silent, w.unattributed, s.top_title,
     s.top_rightsholder, s.top_track_share
@@ -35,6 +40,9 @@ FROM v_piece_window w LEFT JOIN v_query_summary s USING (query_id, method_id)
 WHERE w.piece_id = ? AND w.method_id = ? ORDER BY w.window_index
 """
 SHOWN_WINDOWS = 12
+_PAID = """\
+paid: the shares, and the unattributed part pro rata by seconds trained on; in brackets, where it
+was measured, the range that holds the true share in 90 of 100 cases"""
 
 
 def print_summary(workspace: Workspace, cohort: str, console: Terminal) -> None:
@@ -60,11 +68,14 @@ def print_summary(workspace: Workspace, cohort: str, console: Terminal) -> None:
         shares = query(database, _SHARES, key)
         named = (f"{one_line(name)} {share:.1%}" for name, share in shares.iter_rows())
         console.say(("  whose:", "dim"), "  " + ", ".join(named))
+        payouts = query(database, _PAYOUTS, key)
+        console.say(("  paid:", "dim"), "   " + ", ".join(map(_payout, payouts.iter_rows())))
         stands_out = f"{row['prominence']:.1f} times as far as noise would"
         console.say((f"  the best segment stands out {stands_out}", "dim"))
         if row["windows"] > 1:
             _print_windows(database, key, row, console)
     console.print()
+    console.print(_PAID, style="dim")
     page = workspace.reports / f"{cohort}.html"
     console.print(f"report     {_short(workspace, page)}  (open it to listen)")
     console.print(f"warehouse  {_short(workspace, database)}")
@@ -72,6 +83,13 @@ def print_summary(workspace: Workspace, cohort: str, console: Terminal) -> None:
     console.print(
         'next       tda query add --prompt "…", then tda run mine; tda ui shows the graph'
     )
+
+
+def _payout(row: tuple[str, float, float | None, float | None]) -> str:
+    """What a rightsholder is paid, and the interval of it where that was measured."""
+    name, payout, low, high = row
+    interval = "" if low is None or high is None else f" ({low:.0%} to {high:.0%})"
+    return f"{one_line(name)} {payout:.1%}{interval}"
 
 
 def _print_windows(

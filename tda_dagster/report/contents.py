@@ -67,10 +67,17 @@ class Window:
 
 @dataclass(frozen=True)
 class Share:
-    """The part (0 to 1) of one query's attribution that goes to a rightsholder, or to nobody."""
+    """The part (0 to 1) of one query's attribution that goes to a rightsholder, or to nobody.
+
+    `payout` is what the rightsholder is paid when the unattributed part is paid pro rata, and
+    `payout_low` to `payout_high` its interval of 90 %; None where they are not known.
+    """
 
     name: str
     share: float
+    payout: float | None = None
+    payout_low: float | None = None
+    payout_high: float | None = None
 
 
 @dataclass(frozen=True)

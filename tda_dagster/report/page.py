@@ -115,12 +115,18 @@ class _Answer:
         return sorted(named, key=lambda s: (-s.share, s.name))
 
     @property
+    def paid(self) -> bool:
+        """Whether payouts are known."""
+        return any(share.payout is not None for share in self.named)
+
+    @property
     def bars(self) -> list[tuple[str, Share]]:
         """(class, share) of each bar: the largest rightsholders, the others, nobody."""
         shown, others = self.named[:NAMED_SHARES], self.named[NAMED_SHARES:]
         bars = [("named", share) for share in shown]
         if others:
-            rest = Share(f"{len(others)} others", sum(s.share for s in others))
+            payout = sum(s.payout or 0.0 for s in others) if self.paid else None
+            rest = Share(f"{len(others)} others", sum(s.share for s in others), payout)
             bars.append(("others", rest))
         if self.unattributed is not None:
             bars.append(("nobody", Share(UNATTRIBUTED, self.unattributed)))

@@ -273,6 +273,23 @@ def test_shares_are_bars_with_nobody_last(plain: str) -> None:
     assert re.findall(r"width: ([\d.]+)%", first) == ["30.00", "10.00", "60.00"]
 
 
+def test_payouts_stand_beside_shares_with_their_intervals() -> None:
+    one = report()
+    shares = (
+        Share("Label 1", 0.3, 0.45, 0.2, 0.7),
+        Share("Label 2", 0.1, 0.55),
+        Share("unattributed", 0.6),
+    )
+    answered = dataclasses.replace(one.methods[0].queries[0], rightsholders=shares)
+    method = dataclasses.replace(one.methods[0], queries=(answered,))
+    page = render_page(dataclasses.replace(one, methods=(method,)))
+    table = page.split('<table class="shares">')[1].split("</table>")[0]
+    said = " ".join(re.sub(r"<[^>]+>", " ", table).split())
+    assert "Label 1 30.0 % 45.0 % 20.0 % to 70.0 %" in said
+    assert "Label 2 10.0 % 55.0 % unattributed 60.0 %" in said
+    assert said.endswith("unattributed 60.0 %")
+
+
 def test_many_rightsholders_share_a_bar() -> None:
     one = report()
     shares = (*(Share(f"L{n:02d}", 0.04) for n in range(20)), Share("unattributed", 0.2))
