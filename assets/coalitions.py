@@ -153,10 +153,11 @@ def _stored_losses(job: Job, wanted: Mapping[str, pl.DataFrame]) -> pl.DataFrame
     stored = stored_truth(job)
     if stored is None or not set(FILES) <= set(stored.tables):
         return pl.DataFrame(schema=_LOSSES)
-    same = all(
+    losses = stored.tables["coalition_losses"]
+    same = losses["repeat"].n_unique() == truth_settings(job).coalition_repeats and all(
         stored.tables[name].equals(wanted[file]) for name, file in FILES.items() if file in wanted
     )
-    return stored.tables["coalition_losses"] if same else pl.DataFrame(schema=_LOSSES)
+    return losses if same else pl.DataFrame(schema=_LOSSES)
 
 
 def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
@@ -166,7 +167,7 @@ def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
     # All coalitions once before any of them twice: a beginning of the list is a smaller truth.
     wanted = [
         (repeat, each, number)
-        for repeat in range(truth_settings(job).repeats)
+        for repeat in range(truth_settings(job).coalition_repeats)
         for each in formed
         for number in range(len(each.coalitions))
     ]

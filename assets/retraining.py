@@ -25,6 +25,7 @@ class Retraining:
                 "was trained is unknown; set model.pipeline to null for the reference model"
             )
         self._job = job
+        settings = job.settings.counterfactual.of(job.cohort)
         self._train = load_shards(job.inputs["dataset/latents"], "train")
         segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
         of_segment = dict(segments.select("segment_id", "track_id").iter_rows())
@@ -35,7 +36,7 @@ class Retraining:
                 autoencoder,
                 self._train,
                 reference_training(job.settings.model.training),
-                job.settings.counterfactual.of(job.cohort).repeats,
+                max(settings.repeats, settings.coalition_repeats),
             )
         )
 

@@ -266,6 +266,9 @@ class CounterfactualSettings(Section):
     coalitions: PositiveInt = Field(
         64, description="random coalitions of the catalogues trained on, beside all and all but one"
     )
+    coalition_repeats: PositiveInt = Field(
+        1, description="trainings per coalition, each from another seed"
+    )
     catalogues: tuple[Literal["rightsholder", "unequal"], ...] = Field(
         ("rightsholder", "unequal"),
         description="assignments of tracks to parties: the dataset's, or one of very unequal sizes",

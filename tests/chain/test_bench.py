@@ -35,6 +35,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "draws": DRAWS,
         "removed_tracks": REMOVED,
         "coalitions": COALITIONS,
+        "coalition_repeats": REPEATS,
         "stored": False,
     }
     params["experiments"] = {"bench": {"cohorts": ["reference", "planted"], "methods": METHODS}}
