@@ -248,3 +248,19 @@ def test_overrides_are_not_changed_by_those_that_go_into_them() -> None:
     changes = {"method_settings": {}, "method_settings.mucs": {"bound": 0.5}}
     assert overridden(Settings(), changes, "test").method_settings == {"mucs": {"bound": 0.5}}
     assert changes["method_settings"] == {}
+
+
+def test_counterfactual_settings_may_differ_for_a_cohort(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("counterfactual: {subsets: 64, of_cohort: {fresh: {subsets: 32, seed: 9}}}\n")
+    settings = load_settings(path).counterfactual
+    assert (settings.of("fresh").subsets, settings.of("fresh").seed) == (32, 9)
+    assert settings.of("fresh").draws == settings.draws
+    assert settings.of("generated") is settings
+
+
+def test_a_mistake_in_what_differs_for_a_cohort_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("counterfactual: {of_cohort: {fresh: {subset: 32}}}\n")
+    with pytest.raises(SettingsError, match=r"of_cohort\.fresh: subset: unknown key"):
+        load_settings(path)
