@@ -31,6 +31,7 @@ from tda_dagster.evaluation.datamodel import (
     mean_datamodelling_score,
     noise_ceiling,
 )
+from tda_dagster.evaluation.hubs import TOP, independence
 from tda_dagster.evaluation.metrics import (
     EVALUATION_SCHEMA,
     gini,
@@ -122,7 +123,7 @@ SIMILARITY_TRACKS = 10
 
 @study_asset(
     "evaluation/attribution",
-    version="4",
+    version="5",
     inputs=[
         "attribution/scores",
         "unlearned/checkpoints",
@@ -140,7 +141,8 @@ SIMILARITY_TRACKS = 10
 def attribution(job: Job, out: Path) -> None:
     """What can be said of an attribution without retraining: where a training segment ranks
     itself, how alike the most and the least attributed tracks sound to the query, how concentrated
-    the scores are, and, where something was unlearned, what else was forgotten."""
+    the scores are, how far they depend on the query, and, where something was unlearned, what else
+    was forgotten."""
     queries = attributed(job.inputs["cohort/queries"])
     scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
@@ -154,6 +156,7 @@ def attribution(job: Job, out: Path) -> None:
                 found.append(("self_influence_rank", rank, "lower", ""))
         found += _similarity(job, query["query_id"], own, segments)
         rows += [(query["query_id"], *figure) for figure in found]
+    rows += [(job.cohort, *figure) for figure in _independence(scores, segments)]
     method = unlearning_spec(job)
     if method is not None:
         rows += _forgetting(job, segments)
@@ -184,6 +187,21 @@ def _concentration(scores: pl.DataFrame) -> list[Figure]:
         ("gini", gini(above), "none", ""),
         ("top_1pct_share", top_share(above, 0.01), "none", ""),
     ]
+
+
+def _independence(scores: pl.DataFrame, segments: pl.DataFrame) -> Iterator[Figure]:
+    """How far the cohort's scores depend on the query; nothing for a cohort of one query."""
+    train = segments.filter(split="train")
+    wide = scores.join(train, on="segment_id", how="semi").pivot(
+        on="query_id", index="segment_id", values="score"
+    )
+    found = independence(wide.sort("segment_id").drop("segment_id").to_numpy().T)
+    if found is not None:
+        top = f"top {TOP}"
+        yield "first_direction_share", found.first_direction_share, "none", ""
+        yield "query_rank_correlation", found.rank_correlation, "none", ""
+        yield "occurrence_skewness", found.occurrence_skewness, "none", top
+        yield "largest_occurrence", found.largest_occurrence, "none", top
 
 
 _LIKENESS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
