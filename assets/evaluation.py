@@ -37,6 +37,7 @@ from tda_dagster.evaluation.metrics import (
     gini,
     half_coverage,
     loss_rise,
+    relative_loss_rises,
     row,
     self_rank,
     similarity_of_extremes,
@@ -362,7 +363,7 @@ def _scores_and_subsets(
 
 @study_asset(
     "evaluation/removal",
-    version="1",
+    version="2",
     inputs=["counterfactual/removal", "attribution/scores"],
     partitioned="cohort|method",
     on_request=True,
@@ -371,17 +372,22 @@ def _scores_and_subsets(
 )
 def removal(job: Job, out: Path) -> None:
     """How much a query's loss rose, and how its regenerated audio changed, when the tracks that
-    are most attributed to it were left out of training."""
+    are most attributed to it were left out of training, by the number of them."""
     source = job.inputs["counterfactual/removal"]
-    losses = pl.read_parquet(source.path("losses.parquet"))
-    rises = losses.group_by("query_id", maintain_order=True).agg(
-        (pl.col("loss") - pl.col("loss_base")).mean() / pl.col("loss_base").mean()
-    )
-    figures = [(query, "relative_loss_rise", rise, "higher", "") for query, rise in rises.rows()]
-    sounds = pl.read_parquet(source.path("sounds.parquet"))
+    removed = pl.read_parquet(source.path("removed.parquet"))
+    sizes = removed.select("query_id", "removed", "tracks").unique()
+    losses = pl.read_parquet(source.path("losses.parquet")).join(sizes, on=["query_id", "removed"])
+    rises = relative_loss_rises(losses).sort("query_id", "tracks")
+    figures = [
+        (query, "relative_loss_rise", rise, "higher", _tracks(count))
+        for query, count, rise in rises.select("query_id", "tracks", "rise").rows()
+    ]
+    sounds = pl.read_parquet(source.path("sounds.parquet")).join(sizes, on=["query_id", "removed"])
     figures += [
-        (query, "regenerated_similarity", alike, "lower", embedding)
-        for query, embedding, alike in sounds.select("query_id", "embedding", "similarity").rows()
+        (query, "regenerated_similarity", alike, "lower", f"{embedding}, {_tracks(count)}")
+        for query, embedding, alike, count in sounds.select(
+            "query_id", "embedding", "similarity", "tracks"
+        ).rows()
     ]
     metrics = [
         row(
@@ -396,3 +402,7 @@ def removal(job: Job, out: Path) -> None:
         for subject, metric, value, way, detail in figures
     ]
     pl.DataFrame(metrics, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
+
+
+def _tracks(count: int) -> str:
+    return "1 track" if count == 1 else f"{count} tracks"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from tda_dagster.attribution.methods import method_class
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.counterfactual import removed_tracks
@@ -19,7 +20,7 @@ from tda_dagster.evaluation.ground_truth import (
     REMOVAL_TABLES,
     GroundTruth,
     about,
-    removed_digest,
+    removals,
     shipped,
 )
 from tda_dagster.execution import materialize
@@ -60,14 +61,23 @@ def run_bench(
 ) -> None:
     """Score the methods of some experiments of the bench's study and hold them against ground
     truth; with `removal`, leave out of training what each of them found most influential, too.
-    Without it that is shown of the methods for which it is stored."""
+    Without it, and of methods that `counterfactual.removal_methods` leaves out, that is shown as
+    far as it is stored."""
+    chosen = workspace.settings.counterfactual
+    for name in chosen.removal_methods:
+        method_class(name)
     partitions = list(
         dict.fromkeys(p for name in experiments for p in experiment_partitions(workspace, name))
     )
     retrained = [p for p in partitions if _is_retrained_for(workspace, p)]
     materialize(workspace, partitions, names=SCORED, console=console)
     materialize(workspace, retrained, names=TRUTH, console=console)
-    left_out = retrained if removal else [p for p in retrained if _removal_is_stored(workspace, p)]
+    left_out = [
+        partition
+        for partition in retrained
+        if (removal and chosen.trains_removal(partition.method.method))
+        or _removal_is_stored(workspace, partition)
+    ]
     if left_out:
         materialize(workspace, left_out, names=REMOVAL, console=console)
     materialize(workspace, partitions, names=SHOWN, console=console)
@@ -80,21 +90,23 @@ def _is_retrained_for(workspace: Workspace, partition: Partition) -> bool:
 
 def _removal_is_stored(workspace: Workspace, partition: Partition) -> bool:
     """Whether the package knows what becomes of each query without the tracks that the partition's
-    method holds most responsible for it."""
+    method holds most responsible for it; of any query, for a method that is not trained for."""
     settings = workspace.settings
+    chosen = settings.counterfactual
     truth = shipped() if settings.counterfactual.stored else None
     if truth is None:
         return False
     scores = _live(workspace, "attribution/scores", str(partition.key)).path("scores.parquet")
-    removed = removed_tracks(
+    tracks = removed_tracks(
         pl.read_parquet(scores),
         pl.read_parquet(_live(workspace, "dataset/index").path("segments.parquet")),
-        truth.queries.segment_ids[: settings.counterfactual.removal_queries],
-        settings.counterfactual.removed_tracks,
+        truth.queries.segment_ids[: chosen.removal_queries],
+        max(chosen.removed_tracks),
         settings.shares.threshold_z,
     )
-    known = set(truth.tables["removal_losses"].select("query_id", "removed").unique().iter_rows())
-    return all((query, removed_digest(tracks)) in known for query, tracks in removed.items())
+    wanted = set(removals(tracks, chosen.removed_tracks))
+    missing = wanted - truth.known_removals()
+    return not missing if chosen.trains_removal(partition.method.method) else missing != wanted
 
 
 def _live(workspace: Workspace, asset: str, partition: str = "") -> Artifact:
