@@ -119,12 +119,13 @@ class _GaussNewton:
         def velocities(weights: Mapping[str, Tensor]) -> Tensor:
             named = {f"{name}.weight": weight for name, weight in weights.items()}
             conditioning = Conditioning(cross, global_)
-            return scale * self._model.predict(named, noised, timesteps.flatten(), conditioning)
+            found = self._model.predict(named, noised, timesteps.flatten(), conditioning)
+            return torch.mul(scale, found)
 
         tangents = {name: vectors[name].view_as(weight) for name, weight in self._weights.items()}
         with UnfusedAttention():
-            _, moved = torch.func.jvp(velocities, (self._weights,), (tangents,))
-            _, pull = torch.func.vjp(velocities, self._weights)
+            moved = torch.func.jvp(velocities, (self._weights,), (tangents,))[1]
+            pull = torch.func.vjp(velocities, self._weights)[1]
         (found,) = pull(2 * moved / len(indices))
         return {name: part.flatten() for name, part in found.items()}
 
