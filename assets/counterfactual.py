@@ -22,12 +22,14 @@ from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan
 from tda_dagster.embedding import embed, open_embedders
+from tda_dagster.errors import TdaError
 from tda_dagster.evaluation.counterfactual import removed_tracks
 from tda_dagster.evaluation.ground_truth import (
     REMOVAL_TABLES,
     GroundTruth,
+    Removals,
     about,
-    removed_digest,
+    removals,
     shipped,
     shipped_digest,
 )
@@ -191,15 +193,19 @@ def _removed(job: Job, queries: Sequence[str]) -> dict[str, tuple[str, ...]]:
         pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet")),
         pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet")),
         queries,
-        truth_settings(job).removed_tracks,
+        max(truth_settings(job).removed_tracks),
         job.settings.shares.threshold_z,
     )
 
 
 def _describe_removal(artifact: Artifact) -> dict[str, Any]:
     losses = pl.read_parquet(artifact.path("losses.parquet"))
-    rise = losses.group_by("query_id", maintain_order=True).agg(
-        rise=(pl.col("loss") - pl.col("loss_base")).mean()
+    sizes = pl.read_parquet(artifact.path("removed.parquet")).select("removed", "tracks").unique()
+    rise = (
+        losses.join(sizes, on="removed")
+        .group_by("query_id", "tracks")
+        .agg(rise=(pl.col("loss") - pl.col("loss_base")).mean())
+        .sort("query_id", "tracks")
     )
     sounds = pl.read_parquet(artifact.path("sounds.parquet"))
     return {
@@ -239,73 +245,82 @@ def removal(job: Job, out: Path) -> None:
     """What becomes of a query when the tracks that a method holds most responsible for it are left
     out of training: its loss, and how alike the piece of the same prompt and seed sounds then.
 
-    Every query is retrained for on its own, and every method removes the same number of tracks.
+    Every query is retrained for on its own, once for each number of tracks, and every method
+    removes the same numbers.
     """
     settings = truth_settings(job)
     chosen = retrained_queries(job)
     chosen = chosen.take(range(min(settings.removal_queries, len(chosen))))
-    removed = _removed(job, chosen.segment_ids)
-    losses, sounds = _removals(job, chosen, removed)
-    losses.write_parquet(out / "losses.parquet")
-    sounds.write_parquet(out / "sounds.parquet")
+    stored = stored_truth(job)
+    known = set() if stored is None else stored.known_removals()
+    removed = removals(_removed(job, chosen.segment_ids), settings.removed_tracks)
+    if not settings.trains_removal(job.method.method):
+        removed = {key: tracks for key, tracks in removed.items() if key in known}
+    if not removed:
+        raise TdaError(
+            f"counterfactual.removal_methods: {job.method.method} is not among them, and nothing "
+            "of what it found is stored; add it there to train without what it found"
+        )
+    tables = _stored_removals(stored, removed)
+    missing = {key: tracks for key, tracks in removed.items() if key not in known}
+    if missing:
+        trained = _trained_without(job, chosen, missing)
+        tables = [pl.concat(parts) for parts in zip(tables, trained, strict=True)]
+    losses, sounds = tables
+    losses.sort("query_id", "removed", "draw").write_parquet(out / "losses.parquet")
+    sounds.sort("query_id", "removed", "embedding").write_parquet(out / "sounds.parquet")
     pl.DataFrame(
         [
-            {"query_id": query, "place": place, "track_id": track}
-            for query, tracks in removed.items()
+            {
+                "query_id": query,
+                "removed": digest,
+                "tracks": len(tracks),
+                "place": place,
+                "track_id": track,
+            }
+            for (query, digest), tracks in removed.items()
             for place, track in enumerate(tracks, start=1)
         ]
     ).write_parquet(out / "removed.parquet")
 
 
-def _removals(
-    job: Job, queries: LatentSegments, removed: Mapping[str, Sequence[str]]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Losses and sounds of every query without its removed tracks (`REMOVAL_TABLES`): what is
-    stored, and what must be trained for."""
-    digests = {query: removed_digest(tracks) for query, tracks in removed.items()}
-    sets = pl.DataFrame(list(digests.items()), schema=["query_id", "removed"], orient="row")
-    stored = stored_truth(job)
-    parts = []
-    if stored is not None and set(REMOVAL_TABLES) <= set(stored.tables):
-        tables = [stored.tables[name] for name in REMOVAL_TABLES]
-        parts.append([t.join(sets, on=["query_id", "removed"], how="semi") for t in tables])
-    known = set(parts[0][0]["query_id"]) if parts else set()
-    missing = [row for row, query in enumerate(queries.segment_ids) if query not in known]
-    if missing:
-        trained = _trained_without(job, queries.take(missing), removed)
-        parts.append(
-            [
-                table.join(sets, on="query_id").select(list(schema))
-                for table, schema in zip(trained, REMOVAL_TABLES.values(), strict=True)
-            ]
-        )
-    losses, sounds = (pl.concat(tables) for tables in zip(*parts, strict=True))
-    return losses.sort("query_id", "draw"), sounds.sort("query_id", "embedding")
+def _stored_removals(stored: GroundTruth | None, removed: Removals) -> list[pl.DataFrame]:
+    """What is stored of queries without some tracks, as `REMOVAL_TABLES`; no rows if nothing is."""
+    if stored is None or not set(REMOVAL_TABLES) <= set(stored.tables):
+        return [pl.DataFrame(schema=schema) for schema in REMOVAL_TABLES.values()]
+    sets = pl.DataFrame(list(removed), schema=["query_id", "removed"], orient="row")
+    return [
+        stored.tables[name].join(sets, on=["query_id", "removed"], how="semi").select(list(schema))
+        for name, schema in REMOVAL_TABLES.items()
+    ]
 
 
 def _trained_without(
-    job: Job, queries: LatentSegments, removed: Mapping[str, Sequence[str]]
+    job: Job, queries: LatentSegments, removed: Removals
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Train without the removed tracks, for each query on its own; its losses, and the likeness of
-    what is generated then."""
+    """Train without each set of removed tracks; the losses of its query, and the likeness of what
+    is generated then (`REMOVAL_TABLES`)."""
     retraining = Retraining(job)
     weights = retraining.weights(
-        [(sorted(set(retraining.tracks) - set(removed[q])), 0) for q in queries.segment_ids]
+        [(sorted(set(retraining.tracks) - set(tracks)), 0) for tracks in removed.values()]
     )
     plan = ground_truth_plan(truth_settings(job))
     declared = pl.read_parquet(job.inputs["cohort/queries"].path("queries.parquet"))
     base = base_model(job)
     losses, pieces = [], []
-    for number, path in enumerate(weights):
-        query = queries.take([number])
+    for (name, digest), path in zip(removed, weights, strict=True):
+        query = queries.take([queries.segment_ids.index(name)])
         model = retraining.retrainer.model(load_file(path))
-        losses.append(sweep(model, query, plan))
-        (row,) = declared.filter(query_id=query.segment_ids[0]).iter_rows(named=True)
+        losses.append(sweep(model, query, plan).with_columns(removed=pl.lit(digest)))
+        (row,) = declared.filter(query_id=name).iter_rows(named=True)
         if row["seed"] is not None:
-            pieces.append((row["query_id"], mono(_generated_again(model, query, row).T)))
-    before = sweep(base, queries, plan).select("segment_id", "draw", loss_base="loss")
+            pieces.append(((name, digest), mono(_generated_again(model, query, row).T)))
+    asked = {name for name, _ in removed}
+    rows = [place for place, name in enumerate(queries.segment_ids) if name in asked]
+    before = sweep(base, queries.take(rows), plan).select("segment_id", "draw", loss_base="loss")
     after = pl.concat(losses).join(before, on=["segment_id", "draw"])
-    return after.rename({"segment_id": "query_id"}), _likeness(job, pieces, base.sampling_rate)
+    after = after.rename({"segment_id": "query_id"}).select(list(REMOVAL_TABLES["removal_losses"]))
+    return after, _likeness(job, pieces, base.sampling_rate)
 
 
 def _generated_again(model: MusicModel, query: LatentSegments, row: dict[str, Any]) -> np.ndarray:
@@ -330,18 +345,23 @@ _COMPARED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Embeddings by which a piece is compared with what it was, and what of them is compared."""
 
 
-def _likeness(job: Job, pieces: Sequence[tuple[str, np.ndarray]], rate: int) -> pl.DataFrame:
-    """How alike pieces sound to the queries of the same ids: cosines, by embedding."""
-    schema = {"query_id": pl.String, "embedding": pl.String, "similarity": pl.Float64}
+def _likeness(
+    job: Job, pieces: Sequence[tuple[tuple[str, str], np.ndarray]], rate: int
+) -> pl.DataFrame:
+    """How alike pieces, by query and set of removed tracks, sound to their queries: cosines, by
+    embedding."""
+    schema = REMOVAL_TABLES["removal_sounds"]
     if not pieces:
         return pl.DataFrame(schema=schema)
     embedders = open_embedders(job.settings.embeddings.clap, job.workspace.root)
-    ids = [query for query, _ in pieces]
+    sounds = [(f"{query} without {digest}", audio) for (query, digest), audio in pieces]
     rows = []
     for name, prepared in _COMPARED.items():
         train = read_embedding(job.inputs["dataset/embeddings"], name).vectors
-        before = read_embedding(job.inputs["cohort/embeddings"], name).of(ids)
-        after = embed(embedders[name], pieces, rate).of(ids)
-        alike = cosine(prepared(after, train), prepared(before, train)).diagonal()
-        rows += [(query, name, value) for query, value in zip(ids, alike.tolist(), strict=True)]
+        before = read_embedding(job.inputs["cohort/embeddings"], name).of(
+            [query for (query, _), _ in pieces]
+        )
+        after = embed(embedders[name], sounds, rate).vectors
+        alike = cosine(prepared(after, train), prepared(before, train)).diagonal().tolist()
+        rows += [(*key, name, value) for (key, _), value in zip(pieces, alike, strict=True)]
     return pl.DataFrame(rows, schema=schema, orient="row")

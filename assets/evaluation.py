@@ -31,11 +31,13 @@ from tda_dagster.evaluation.datamodel import (
     mean_datamodelling_score,
     noise_ceiling,
 )
+from tda_dagster.evaluation.hubs import TOP, independence
 from tda_dagster.evaluation.metrics import (
     EVALUATION_SCHEMA,
     gini,
     half_coverage,
     loss_rise,
+    relative_loss_rises,
     row,
     self_rank,
     similarity_of_extremes,
@@ -122,7 +124,7 @@ SIMILARITY_TRACKS = 10
 
 @study_asset(
     "evaluation/attribution",
-    version="4",
+    version="5",
     inputs=[
         "attribution/scores",
         "unlearned/checkpoints",
@@ -140,7 +142,8 @@ SIMILARITY_TRACKS = 10
 def attribution(job: Job, out: Path) -> None:
     """What can be said of an attribution without retraining: where a training segment ranks
     itself, how alike the most and the least attributed tracks sound to the query, how concentrated
-    the scores are, and, where something was unlearned, what else was forgotten."""
+    the scores are, how far they depend on the query, and, where something was unlearned, what else
+    was forgotten."""
     queries = attributed(job.inputs["cohort/queries"])
     scores = pl.read_parquet(job.inputs["attribution/scores"].path("scores.parquet"))
     segments = pl.read_parquet(job.inputs["dataset/index"].path("segments.parquet"))
@@ -154,6 +157,7 @@ def attribution(job: Job, out: Path) -> None:
                 found.append(("self_influence_rank", rank, "lower", ""))
         found += _similarity(job, query["query_id"], own, segments)
         rows += [(query["query_id"], *figure) for figure in found]
+    rows += [(job.cohort, *figure) for figure in _independence(scores, segments)]
     method = unlearning_spec(job)
     if method is not None:
         rows += _forgetting(job, segments)
@@ -184,6 +188,21 @@ def _concentration(scores: pl.DataFrame) -> list[Figure]:
         ("gini", gini(above), "none", ""),
         ("top_1pct_share", top_share(above, 0.01), "none", ""),
     ]
+
+
+def _independence(scores: pl.DataFrame, segments: pl.DataFrame) -> Iterator[Figure]:
+    """How far the cohort's scores depend on the query; nothing for a cohort of one query."""
+    train = segments.filter(split="train")
+    wide = scores.join(train, on="segment_id", how="semi").pivot(
+        on="query_id", index="segment_id", values="score"
+    )
+    found = independence(wide.sort("segment_id").drop("segment_id").to_numpy().T)
+    if found is not None:
+        top = f"top {TOP}"
+        yield "first_direction_share", found.first_direction_share, "none", ""
+        yield "query_rank_correlation", found.rank_correlation, "none", ""
+        yield "occurrence_skewness", found.occurrence_skewness, "none", top
+        yield "largest_occurrence", found.largest_occurrence, "none", top
 
 
 _LIKENESS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -344,7 +363,7 @@ def _scores_and_subsets(
 
 @study_asset(
     "evaluation/removal",
-    version="1",
+    version="2",
     inputs=["counterfactual/removal", "attribution/scores"],
     partitioned="cohort|method",
     on_request=True,
@@ -353,17 +372,22 @@ def _scores_and_subsets(
 )
 def removal(job: Job, out: Path) -> None:
     """How much a query's loss rose, and how its regenerated audio changed, when the tracks that
-    are most attributed to it were left out of training."""
+    are most attributed to it were left out of training, by the number of them."""
     source = job.inputs["counterfactual/removal"]
-    losses = pl.read_parquet(source.path("losses.parquet"))
-    rises = losses.group_by("query_id", maintain_order=True).agg(
-        (pl.col("loss") - pl.col("loss_base")).mean() / pl.col("loss_base").mean()
-    )
-    figures = [(query, "relative_loss_rise", rise, "higher", "") for query, rise in rises.rows()]
-    sounds = pl.read_parquet(source.path("sounds.parquet"))
+    removed = pl.read_parquet(source.path("removed.parquet"))
+    sizes = removed.select("query_id", "removed", "tracks").unique()
+    losses = pl.read_parquet(source.path("losses.parquet")).join(sizes, on=["query_id", "removed"])
+    rises = relative_loss_rises(losses).sort("query_id", "tracks")
+    figures = [
+        (query, "relative_loss_rise", rise, "higher", _tracks(count))
+        for query, count, rise in rises.select("query_id", "tracks", "rise").rows()
+    ]
+    sounds = pl.read_parquet(source.path("sounds.parquet")).join(sizes, on=["query_id", "removed"])
     figures += [
-        (query, "regenerated_similarity", alike, "lower", embedding)
-        for query, embedding, alike in sounds.select("query_id", "embedding", "similarity").rows()
+        (query, "regenerated_similarity", alike, "lower", f"{embedding}, {_tracks(count)}")
+        for query, embedding, alike, count in sounds.select(
+            "query_id", "embedding", "similarity", "tracks"
+        ).rows()
     ]
     metrics = [
         row(
@@ -378,3 +402,7 @@ def removal(job: Job, out: Path) -> None:
         for subject, metric, value, way, detail in figures
     ]
     pl.DataFrame(metrics, schema=EVALUATION_SCHEMA).write_parquet(out / "metrics.parquet")
+
+
+def _tracks(count: int) -> str:
+    return "1 track" if count == 1 else f"{count} tracks"

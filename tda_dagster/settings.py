@@ -9,7 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from tda_dagster.errors import SettingsError as SettingsError  # settings' callers catch it
 from tda_dagster.quoting import shown
@@ -274,8 +274,14 @@ class CounterfactualSettings(Section):
         description="assignments of tracks to parties: the dataset's, or one of very unequal sizes",
     )
     draws: PositiveInt = Field(32, description="draws of a query's loss under each training")
-    removed_tracks: PositiveInt = Field(8, description="most attributed tracks that are left out")
+    removed_tracks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        (8,),
+        description="most attributed tracks that are left out; several numbers: each by itself",
+    )
     removal_queries: PositiveInt = Field(6, description="queries of a cohort that this is done for")
+    removal_methods: tuple[str, ...] = Field(
+        (), description="methods that this is trained for, of the others what is stored; none: all"
+    )
     seed: int = Field(6, description="of the subsets and of the draws")
     stored: bool = Field(
         True, description="take what the package's ground truth has; false: train all of it here"
@@ -303,6 +309,26 @@ class CounterfactualSettings(Section):
             CounterfactualSettings, raw, f"of_cohort.{cohort}"
         )
         return changed
+
+    @field_validator("removed_tracks", mode="before")
+    @classmethod
+    def _one_number_too(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("removed_tracks")
+    @classmethod
+    def _in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        """Numbers of tracks once each, in ascending order: their order means nothing."""
+        return tuple(sorted(set(value)))
+
+    @field_serializer("removed_tracks")
+    def _one_as_a_number(self, value: tuple[int, ...]) -> int | list[int]:
+        """A single number as what it was before there could be several: recipes have it."""
+        return value[0] if len(value) == 1 else list(value)
+
+    def trains_removal(self, method: str) -> bool:
+        """Whether models are trained without what a method found; else what is stored is all."""
+        return not self.removal_methods or method in self.removal_methods
 
 
 class ReportSettings(Section):

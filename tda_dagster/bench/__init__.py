@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tda_dagster.attribution.methods import experiment_specs
+from tda_dagster.attribution.methods import experiment_specs, method_class
 from tda_dagster.attribution.support import Support
 from tda_dagster.diffusion.latents import LatentSegments, concatenate
 from tda_dagster.errors import TdaError
@@ -21,7 +21,7 @@ from tda_dagster.evaluation.ground_truth import (
     REMOVAL_TABLES,
     GroundTruth,
     about,
-    removed_digest,
+    removals,
     shipped,
 )
 from tda_dagster.execution import materialize
@@ -65,7 +65,10 @@ def run_bench(
 ) -> None:
     """Score the methods of some experiments of the bench's study and hold them against ground
     truth; with `removal`, leave out of training what each of them found most influential, too.
-    Without it that is shown of the methods for which it is stored."""
+    Without it, and of methods that `counterfactual.removal_methods` leaves out, that is shown as
+    far as it is stored."""
+    for name in workspace.settings.counterfactual.removal_methods:
+        method_class(name)  # so that a mistake is told before anything is computed
     partitions = list(
         dict.fromkeys(p for name in experiments for p in experiment_partitions(workspace, name))
     )
@@ -75,7 +78,12 @@ def run_bench(
     paid = [p for p in retrained if _coalitions_are_at_hand(workspace, p)]
     if paid:
         materialize(workspace, paid, names=PAYOUT, console=console)
-    left_out = retrained if removal else [p for p in retrained if _removal_is_stored(workspace, p)]
+    left_out = [
+        partition
+        for partition in retrained
+        if (removal and _trains_removal(workspace, partition))
+        or _removal_is_stored(workspace, partition)
+    ]
     if left_out:
         materialize(workspace, left_out, names=REMOVAL, console=console)
     materialize(workspace, partitions, names=SHOWN, console=console)
@@ -94,23 +102,30 @@ def _coalitions_are_at_hand(workspace: Workspace, partition: Partition) -> bool:
     return not settings.stored or (truth is not None and set(COALITION_TABLES) <= set(truth.tables))
 
 
+def _trains_removal(workspace: Workspace, partition: Partition) -> bool:
+    """Whether models are trained without what the partition's method found."""
+    settings = workspace.settings.counterfactual.of(partition.cohort)
+    return settings.trains_removal(partition.method.method)
+
+
 def _removal_is_stored(workspace: Workspace, partition: Partition) -> bool:
     """Whether the package knows what becomes of each query without the tracks that the partition's
-    method holds most responsible for it."""
+    method holds most responsible for it; of any query, for a method that is not trained for."""
     settings = workspace.settings.counterfactual.of(partition.cohort)
     truth = shipped(partition.cohort) if settings.stored else None
-    if truth is None or not set(REMOVAL_TABLES) <= set(truth.tables):
+    if truth is None:
         return False
     scores = _live(workspace, "attribution/scores", str(partition.key)).path("scores.parquet")
-    removed = removed_tracks(
+    tracks = removed_tracks(
         pl.read_parquet(scores),
         pl.read_parquet(_live(workspace, "dataset/index").path("segments.parquet")),
         truth.queries.segment_ids[: settings.removal_queries],
-        settings.removed_tracks,
+        max(settings.removed_tracks),
         workspace.settings.shares.threshold_z,
     )
-    known = set(truth.tables["removal_losses"].select("query_id", "removed").unique().iter_rows())
-    return all((query, removed_digest(tracks)) in known for query, tracks in removed.items())
+    wanted = set(removals(tracks, settings.removed_tracks))
+    missing = wanted - truth.known_removals()
+    return not missing if _trains_removal(workspace, partition) else missing != wanted
 
 
 def _live(workspace: Workspace, asset: str, partition: str = "") -> Artifact:

@@ -76,6 +76,13 @@ class GroundTruth:
             },
         )
 
+    def known_removals(self) -> set[tuple[str, str]]:
+        """The queries and sets of left-out tracks (`Removals`) that were trained for."""
+        if "removal_losses" not in self.tables:
+            return set()
+        known = self.tables["removal_losses"].select("query_id", "removed").unique()
+        return set(known.iter_rows())
+
     def fits(self, about: Mapping[str, Any], queries: LatentSegments) -> bool:
         """Whether it was found for the same training, tracks and queries."""
         if canonical_json(self.about) != canonical_json(about):
@@ -114,6 +121,21 @@ _DECISIVE = {"subsets", "fraction", "repeats", "draws", "seed"}
 def removed_digest(tracks: Sequence[str]) -> str:
     """A short name for a set of tracks that were left out."""
     return digest_of(canonical_json(sorted(tracks)))[:16]
+
+
+Removals = dict[tuple[str, str], tuple[str, ...]]
+"""The tracks that are left out for a query, most attributed first, by the query and the
+`removed_digest` of the set: as many sets of a query as there are sizes."""
+
+
+def removals(most_attributed: Mapping[str, Sequence[str]], sizes: Sequence[int]) -> Removals:
+    """The sets of the first of the tracks of each query, of all the `sizes`. Of fewer tracks than
+    a size, all."""
+    return {
+        (query, removed_digest(tracks[:size])): tuple(tracks[:size])
+        for query, tracks in most_attributed.items()
+        for size in sizes
+    }
 
 
 def shipped(cohort: str) -> GroundTruth | None:

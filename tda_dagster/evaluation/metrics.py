@@ -55,6 +55,19 @@ def loss_rise(base: pl.DataFrame, unlearned: pl.DataFrame, segments: pl.Series) 
     return rise
 
 
+def relative_loss_rises(losses: pl.DataFrame) -> pl.DataFrame:
+    """By query and number of left-out tracks, the rise of the query's loss relative to what it was.
+
+    `losses` has a row per `query_id`, `tracks` (how many were left out) and draw: `loss` without
+    the tracks and `loss_base` with them, under the same draw. Returns `query_id`, `tracks`, and
+    `rise`, mean(loss − loss_base) / mean(loss_base); where the most attributed 1 % of the tracks
+    were left out, the QLD of leave-top-out studies.
+    """
+    return losses.group_by("query_id", "tracks").agg(
+        rise=(pl.col("loss") - pl.col("loss_base")).mean() / pl.col("loss_base").mean()
+    )
+
+
 def half_coverage(
     score: Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame],
     base: pl.DataFrame,

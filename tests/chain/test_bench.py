@@ -20,7 +20,7 @@ from warehouse.build import query
 pytestmark = pytest.mark.slow
 
 METHODS = ["fim_unlearning", "timbre", "random"]
-SUBSETS, REPEATS, DRAWS, REMOVED, COALITIONS = 3, 2, 4, 2, 4
+SUBSETS, REPEATS, DRAWS, REMOVED, COALITIONS = 3, 2, 4, [1, 2], 4
 
 
 @pytest.fixture(scope="module")
@@ -170,10 +170,36 @@ def test_exactly_the_most_attributed_tracks_are_left_out_and_all_others_trained_
             for track, score, standing in zip(own["track_id"], own["score"], z, strict=True):
                 evidence, best_score = of_track.get(track, (0.0, -math.inf))
                 of_track[track] = (evidence + max(0, standing - 2), max(best_score, score))
-            best = sorted(of_track, key=lambda track: of_track[track], reverse=True)[:REMOVED]
-            assert removed.filter(query_id=name).sort("place")["track_id"].to_list() == best
-            kept = sorted(set(of_track) - set(best))
-            assert digest_of(canonical_json(kept)) in trained_on
+            best = sorted(of_track, key=lambda track: of_track[track], reverse=True)
+            assert sorted(removed.filter(query_id=name)["tracks"].unique()) == REMOVED
+            for size in REMOVED:
+                left_out = removed.filter(query_id=name, tracks=size).sort("place")["track_id"]
+                assert left_out.to_list() == best[:size]
+                kept = sorted(set(of_track) - set(best[:size]))
+                assert digest_of(canonical_json(kept)) in trained_on
+
+
+def test_every_number_of_left_out_tracks_has_its_figures(study: Study) -> None:
+    database = study.root / "warehouse" / "attribution.duckdb"
+    rows = query(database, "SELECT * FROM v_removal ORDER BY method_id, removed_tracks")
+    assert rows["removed_tracks"].to_list() == REMOVED * len(METHODS)
+    assert rows["queries"].to_list() == [2] * rows.height
+    bench = query(database, "SELECT method_id, rise FROM v_bench ORDER BY method_id")
+    assert bench["rise"].to_list() == rows.filter(removed_tracks=2)["rise"].to_list()
+    for partition in partitions(study, "counterfactual/removal"):
+        losses = live(study, "counterfactual/removal", partition, "losses.parquet")
+        removed = live(study, "counterfactual/removal", partition, "removed.parquet")
+        assert losses.height == 2 * len(REMOVED) * DRAWS
+        for size in REMOVED:
+            sets = removed.filter(tracks=size)["removed"].unique()
+            rises = [
+                (own["loss"].mean() - own["loss_base"].mean()) / own["loss_base"].mean()  # type: ignore[operator]
+                for _, own in losses.filter(pl.col("removed").is_in(sets.implode())).group_by(
+                    "query_id"
+                )
+            ]
+            found = rows.filter(method_id=partition.partition("|")[2], removed_tracks=size)
+            assert found["rise"].item() == pytest.approx(sum(rises) / len(rises))
 
 
 def test_the_verdict_is_printed_and_nothing_is_trained_twice(study: Study) -> None:
@@ -195,7 +221,7 @@ def test_what_was_found_can_be_kept_as_ground_truth(study: Study) -> None:
     for partition in partitions(study, "counterfactual/removal"):
         removed = live(study, "counterfactual/removal", partition, "removed.parquet")
         stored = kept.tables["removal_losses"]
-        for (name,), tracks in removed.group_by("query_id"):
+        for (name, _), tracks in removed.group_by("query_id", "tracks"):
             digest = removed_digest(tracks["track_id"].to_list())
             assert stored.filter(query_id=name, removed=digest).height == DRAWS
     about = json.loads((folder / "reference" / "about.json").read_text())

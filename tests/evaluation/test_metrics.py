@@ -10,6 +10,7 @@ from tda_dagster.evaluation.metrics import (
     gini,
     half_coverage,
     loss_rise,
+    relative_loss_rises,
     row,
     self_rank,
     similarity_of_extremes,
@@ -34,6 +35,22 @@ def test_loss_rise_is_the_mean_over_segments_and_draws() -> None:
     assert loss_rise(before, after, pl.Series(["b"])) == pytest.approx(-3.5)
     assert loss_rise(before, before, pl.Series(["a", "b", "c"])) == 0
     assert loss_rise(after, before, pl.Series(["a", "c"])) == pytest.approx(-(0.5 + 2) / 4)
+
+
+def test_relative_loss_rises_are_ratios_of_means_by_query_and_number_of_tracks() -> None:
+    drawn = {("a", 2): ([3.0, 5.0], [1.0, 3.0]), ("a", 8): ([1.0, 2.0], [1.0, 3.0]),
+             ("b", 2): ([0.5, 0.5], [0.5, 0.5])}  # fmt: skip
+    made = [
+        {"query_id": query, "tracks": tracks, "loss": loss, "loss_base": base}
+        for (query, tracks), pairs in drawn.items()
+        for loss, base in zip(*pairs, strict=True)
+    ]
+    found = relative_loss_rises(pl.DataFrame(made).sample(fraction=1.0, shuffle=True, seed=1))
+    assert dict(zip(found.select("query_id", "tracks").rows(), found["rise"], strict=True)) == {
+        ("a", 2): pytest.approx(1.0),
+        ("a", 8): pytest.approx(-0.25),
+        ("b", 2): 0,
+    }
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.01, 0.1, 0.5, 1.0])

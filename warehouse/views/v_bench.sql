@@ -2,7 +2,8 @@
 -- lds: linear datamodelling score, with its 95 % interval; its halves are of different queries and
 -- subsets: the first half of both, and the second. evidence_lds: the same, with what shares are made
 -- of in the scores' place. rise: of a query's loss when the most attributed tracks were left out,
--- relative, with its standard error over queries; similar_*: how alike the piece regenerated then is.
+-- relative, with its standard error over queries; similar_*: how alike the piece regenerated then is;
+-- of the largest number of tracks that were left out (v_removal has all).
 -- payout_error: the part of the money that goes to the wrong rightsholders, and to the wrong ones of
 -- very unequal catalogues (v_payout has intervals and what to compare it with); null where nothing
 -- was trained on coalitions.
@@ -48,16 +49,10 @@ paid AS (
     GROUP BY cohort, method_id
 ),
 removed AS (
-    SELECT
-        q.cohort, e.method_id,
-        avg(value ORDER BY subject) FILTER (metric = 'relative_loss_rise') AS rise,
-        stddev(value ORDER BY subject) FILTER (metric = 'relative_loss_rise')
-            / sqrt(count(*) FILTER (metric = 'relative_loss_rise')) AS rise_se,
-        avg(value ORDER BY subject) FILTER (detail = 'timbre') AS similar_timbre,
-        avg(value ORDER BY subject) FILTER (detail = 'melody') AS similar_melody
-    FROM fct_evaluation e JOIN dim_query q ON q.query_id = e.subject
-    WHERE e.evaluation = 'removal'
-    GROUP BY q.cohort, e.method_id
+    SELECT * EXCLUDE (removed_tracks, queries) FROM v_removal
+    QUALIFY row_number() OVER (
+        PARTITION BY cohort, method_id ORDER BY removed_tracks DESC NULLS LAST
+    ) = 1
 ),
 planted AS (
     SELECT
