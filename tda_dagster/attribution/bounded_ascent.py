@@ -127,9 +127,7 @@ class BoundedAscent(Section):
         optimiser.step()
 
 
-def chosen(
-    segments: LatentSegments, count: int, generator: torch.Generator
-) -> LatentSegments:
+def chosen(segments: LatentSegments, count: int, generator: torch.Generator) -> LatentSegments:
     """At most `count` of the segments, drawn without replacement."""
     return segments.take(torch.randperm(len(segments), generator=generator)[:count].tolist())
 
@@ -149,11 +147,11 @@ def query_loss(
     ).mean()
 
 
-def batch_loss(
+def batch_losses(
     model: MusicModel, weights: Weights, batch: LatentSegments, plan: NoisePlan
 ) -> Tensor:
-    """The mean loss of a batch, each of its n segments at another of the plan's n draws, so that a
-    batch covers all noise levels; over valid frames, differentiable."""
+    """The losses [n] of a batch, each of its n segments at another of the plan's n draws, so that
+    a batch covers all noise levels; over valid frames, differentiable."""
     each = torch.arange(len(batch))
     return denoising_loss(
         _denoiser(model, weights),
@@ -162,19 +160,22 @@ def batch_loss(
         plan.noise(batch.keys, model.latent_shape)[each, each].to(model.device),
         plan.timesteps().to(model.device),
         batch.frame_mask().to(model.device),
-    ).mean()
+    )
 
 
-def untrained(model: MusicModel, seed: int) -> dict[str, Tensor]:
-    """The delta that puts freshly initialised weights in the base model's place."""
-    fresh = model.freshly_initialised(seed)
-    before = model.weights(list(fresh))
-    return {name: value - before[name] for name, value in fresh.items()}
+def batch_loss(
+    model: MusicModel, weights: Weights, batch: LatentSegments, plan: NoisePlan
+) -> Tensor:
+    """The mean of `batch_losses`."""
+    return batch_losses(model, weights, batch, plan).mean()
 
 
 def null_loss(model: MusicModel, query: LatentSegments, plan: NoisePlan, seed: int) -> float:
     """L_null: the query's loss under freshly initialised weights."""
-    return mean_loss(model, query, plan, untrained(model, seed), mask_padding=True)
+    fresh = model.freshly_initialised(seed)
+    before = model.weights(list(fresh))
+    delta = {name: value - before[name] for name, value in fresh.items()}
+    return mean_loss(model, query, plan, delta, mask_padding=True)
 
 
 def _denoiser(model: MusicModel, weights: Weights) -> Denoiser:

@@ -29,8 +29,8 @@ class Unlearned:
     """The result of unlearning: the weight delta θ\\ẑ − θ₀ and how it came about.
 
     `delta` is name → float32 like the parameter; `query_losses` the loss of what is unlearned
-    before each step, under that step's draws; `relative_norm` is ‖Δ‖/‖θ₀‖ over the changed parameters;
-    `stopped` says why there were no more steps.
+    before each step, under that step's draws; `relative_norm` is ‖Δ‖/‖θ₀‖ over the changed
+    parameters; `stopped` says why there were no more steps.
     """
 
     delta: dict[str, Tensor]

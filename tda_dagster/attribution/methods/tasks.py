@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import polars as pl
 import torch
 from pydantic import Field
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tda_dagster.attribution.bounded_ascent import (
@@ -25,7 +26,7 @@ from tda_dagster.attribution.bounded_ascent import (
 )
 from tda_dagster.attribution.methods.spec import Material
 from tda_dagster.attribution.sweep import sweep
-from tda_dagster.attribution.unlearning import Unlearned, unlearn
+from tda_dagster.attribution.unlearning import unlearn
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
 from tda_dagster.diffusion.noise import NoisePlan, keyed_generator
@@ -56,10 +57,17 @@ class Task(Section):
         self,
         material: Material,
         segments: LatentSegments | None,
-        delta: Unlearned | None,
+        delta: Weights | None,
         path: Path,
     ) -> None:
-        """Compute, and write the result to the file `path`. The model is left at θ₀."""
+        """Compute, and write the result to the file `path`. The model is left at θ₀.
+
+        Args:
+            material: no more of it than `reads` says.
+            segments: what the task is about, if anything.
+            delta: change of the weights, name → float32, if the task is given one.
+            path: of a file that is not there yet.
+        """
 
 
 @dataclass(frozen=True)
@@ -72,28 +80,27 @@ class Work:
     delta: Result | None = None
 
     def run(self, material: Material, path: Path) -> None:
-        delta = None if self.delta is None else Unlearned.load(self.delta.path)
+        """Load the delta, and run the task."""
+        delta = None if self.delta is None else load_file(self.delta.path)
         self.task.run(material, self.segments, delta, path)
 
 
 class LossSweep(Task):
-    """The losses of segments under θ₀ + `scale` · delta (θ₀ without one), as `sweep` has them."""
+    """The losses of segments under θ₀ + delta (θ₀ without one), as `sweep` has them."""
 
     task: Literal["loss_sweep"] = "loss_sweep"
     noise: NoiseSettings
-    scale: float = Field(1.0, description="of the delta")
     batch_size: int = Field(64, gt=0, description="(segment, draw) rows in memory")
 
     def run(
         self,
         material: Material,
         segments: LatentSegments | None,
-        delta: Unlearned | None,
+        delta: Weights | None,
         path: Path,
     ) -> None:
         assert segments is not None
-        change = {} if delta is None else {n: self.scale * d for n, d in delta.delta.items()}
-        losses = sweep(material.model, segments, self.plan, change, batch_size=self.batch_size)
+        losses = sweep(material.model, segments, self.plan, delta, batch_size=self.batch_size)
         losses.write_parquet(path)
 
     @property
@@ -125,7 +132,7 @@ class GroupUnlearning(Task):
         self,
         material: Material,
         segments: LatentSegments | None,
-        delta: Unlearned | None,
+        delta: Weights | None,
         path: Path,
     ) -> None:
         assert segments is not None
@@ -151,7 +158,7 @@ class GroupAscent(Task):
         self,
         material: Material,
         segments: LatentSegments | None,
-        delta: Unlearned | None,
+        delta: Weights | None,
         path: Path,
     ) -> None:
         assert segments is not None
