@@ -175,3 +175,13 @@ def test_settings_are_those_of_the_sections() -> None:
     assert isinstance(spec, JointScoringSpec)
     assert spec.model_dump()["unlearning"]["damping"] == 0.7
     assert spec.method_id.startswith("catalogue-unlearning-rightsholder-")
+
+
+def test_the_forecast_counts_gradients_of_segments_and_sweeps_of_queries() -> None:
+    sizes = [3, 1, 2, 4]
+    spec = spec_of("catalogue_unlearning", unlearning={"draws": 8, "steps": 2})
+    assert spec.forwards(7, 10, lambda _: sizes) == 3 * 2 * 8 * 10 + 7 * (4 + 1) * DRAWS
+    few = spec_of("catalogue_unlearning", max_groups=2, refined=1, unlearning={"draws": 8})
+    assert few.forwards(7, 10, lambda _: sizes) == 3 * 8 * 10 + 7 * (2 + 2 + 1) * DRAWS
+    mucs = spec_of("catalogue_mucs")  # 2 steps of batches of 2, each with a look at 2 segments
+    assert mucs.forwards(0, 10, lambda _: sizes) == 4 * 2 * (3 * (2 + 2) + 2)

@@ -98,7 +98,7 @@ def test_the_sweeps_of_training_segments_are_shared_by_all_queries(
 
 
 def test_weights_that_are_not_finite_name_the_setting(study: Material) -> None:
-    training = PerturbedTraining(steps=2, batch_size=2, learning_rate=1e38)
+    training = PerturbedTraining(steps=2, batch_size=2, learning_rate=1e30)
     task = PerturbedModel(training=training, number=0, sign=1)
     path = study.folder / "infinite"  # type: ignore[attr-defined]
     with pytest.raises(TdaError, match=r"perturbed model 0.*daunce\.training\.learning_rate"):

@@ -1,6 +1,8 @@
 """What methods have in common that unlearn groups of training segments instead of queries."""
 
+import math
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -48,6 +50,19 @@ class CatalogueSpec(JointScoringSpec):
     @abstractmethod
     def unlearning_task(self) -> Task:
         """The task that unlearns the segments it is given."""
+
+    @abstractmethod
+    def unlearning_forwards(self, sizes: Sequence[int]) -> int:
+        """About how many forward passes it costs to unlearn groups of so many segments."""
+
+    def forwards(
+        self, queries: int, segments: int, group_sizes: Callable[[str], Sequence[int]]
+    ) -> int:
+        sizes = group_sizes(self.group)
+        models = len(sizes)
+        if self.max_groups is not None and models > self.max_groups:
+            models = self.max_groups + self.refined * math.ceil(models / self.max_groups)
+        return self.unlearning_forwards(sizes) + queries * (models + 1) * self.noise.draws
 
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         return self.samples(material, queries).mean(dim=0)

@@ -1,5 +1,6 @@
 """Unlearning of catalogues by bounded ascent against a retain loss."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -42,3 +43,8 @@ class CatalogueMucs(CatalogueSpec):
 
     def unlearning_task(self) -> Task:
         return GroupAscent(ascent=self.ascent, criterion_segments=self.criterion_segments)
+
+    def unlearning_forwards(self, sizes: Sequence[int]) -> int:
+        options = self.ascent
+        step = 3 * (options.batch_size + options.draws) + self.criterion_segments
+        return options.max_steps * step * len(sizes)

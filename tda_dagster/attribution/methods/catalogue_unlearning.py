@@ -1,5 +1,6 @@
 """Unlearning of catalogues, regularised by Fisher information."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from tda_dagster.attribution.methods.catalogue import CatalogueSpec
@@ -33,3 +34,6 @@ class CatalogueUnlearning(CatalogueSpec):
 
     def unlearning_task(self) -> Task:
         return GroupUnlearning(unlearning=self.unlearning)
+
+    def unlearning_forwards(self, sizes: Sequence[int]) -> int:
+        return 3 * self.unlearning.steps * self.unlearning.draws * sum(sizes)

@@ -1,5 +1,6 @@
 """Daunce: attribution by what losses do together in slightly perturbed models."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -110,6 +111,12 @@ class Daunce(JointScoringSpec):
             f"Daunce, {options.layer_group.replace('_', ' ')}, {self.pairs} pairs of "
             f"{options.steps} steps"
         )
+
+    def forwards(
+        self, queries: int, segments: int, group_sizes: Callable[[str], Sequence[int]]
+    ) -> int:
+        training = 3 * self.training.steps * self.training.batch_size
+        return 2 * self.pairs * (training + (queries + segments) * self.noise.draws)
 
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         return self.samples(material, queries).mean(dim=0)

@@ -8,7 +8,7 @@ sweeps, tables) is the same for all methods.
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -203,6 +203,16 @@ class JointScoringSpec(MethodSpec):
     def samples(self, material: Material, queries: LatentSegments) -> torch.Tensor:
         """Samples [samples, queries, segments] of the score, as those of a `ScoringSpec`."""
         return self.score(material, queries).unsqueeze(0)
+
+    def forwards(
+        self, queries: int, segments: int, group_sizes: Callable[[str], Sequence[int]]
+    ) -> int:
+        """About how many forward passes the scores cost (a backward pass is worth two), for a
+        forecast; 0 for a method that makes no forecast.
+
+        `group_sizes` gives the numbers of training segments of the groups of a column.
+        """
+        return 0
 
 
 def stored_checkpoints(material: Material, method: str) -> tuple[TrainingCheckpoint, ...]:
