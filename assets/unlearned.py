@@ -9,7 +9,7 @@ import polars as pl
 from assets.base import base_model
 from assets.cohort import query_latents
 from assets.dataset import latent_shards
-from assets.material import StudyMaterial
+from assets.material import READ_FROM, StudyMaterial
 from assets.preview import table
 from tda_dagster.attribution.methods import UnlearningSpec
 from tda_dagster.attribution.sweep import LOSS_SCHEMA, sweep
@@ -39,10 +39,6 @@ _QUERY_LOSSES_SCHEMA = LOSS_SCHEMA | {
     for name, kind in LOSS_SCHEMA.items()
     if name not in ("segment_id", "draw")
 }
-
-
-READ_FROM = {"model": "base/checkpoint", "fisher": "base/fisher", "train": "dataset/latents"}
-"""The asset behind each part of the material that an unlearning method may read."""
 
 
 def _not_read(_settings: Any, _workspace: Workspace, partition: Partition | None) -> set[str]:

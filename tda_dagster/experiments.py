@@ -8,10 +8,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import dagster as dg
+import polars as pl
 
-from tda_dagster.attribution.methods import UnlearningSpec
+from tda_dagster.attribution.groups import groups_by
+from tda_dagster.attribution.methods import JointScoringSpec, UnlearningSpec
 from tda_dagster.attribution.sweep import sweep
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
@@ -79,10 +82,12 @@ def preflight(workspace: Workspace, partitions: Sequence[Partition]) -> Prefligh
     generating = 0
     for partition in left:
         method = partition.method
-        if not isinstance(method, UnlearningSpec):
-            continue
         cohort = workspace.cohort(partition.cohort)
         queries = count_windows(workspace, partition.cohort)
+        if isinstance(method, JointScoringSpec):
+            forwards += method.forwards(queries, segments, partial(_group_sizes, workspace))
+        if not isinstance(method, UnlearningSpec):
+            continue
         # Specs that differ in scoring alone share their checkpoints and sweeps.
         shared = method.model_copy(update={"scoring": type(method.scoring)()})
         key = f"{partition.cohort}|{shared.method_id}"
@@ -130,6 +135,18 @@ def _latents(workspace: Workspace) -> list[LatentSegments]:
 
 def _segments(workspace: Workspace) -> int:
     return sum(len(shard) for shard in _latents(workspace))
+
+
+def _group_sizes(workspace: Workspace, column: str) -> list[int]:
+    """The numbers of training segments of the groups of a column of `dim_track`."""
+    head = workspace.store.head("dataset/index")
+    if head is None:
+        raise TdaError("dataset/index has not been materialised; run `tda materialize dataset`")
+    index = workspace.store.artifact(head.digest)
+    tracks = pl.read_parquet(index.path("tracks.parquet"))
+    segments = pl.read_parquet(index.path("segments.parquet")).filter(split="train")
+    groups = groups_by(column, tracks, segments, segments["segment_id"].to_list())
+    return [len(places) for places in groups.values()]
 
 
 def _timings(workspace: Workspace) -> tuple[float, float]:

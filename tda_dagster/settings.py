@@ -365,6 +365,9 @@ class Settings(Section):
     method_settings: dict[str, dict[str, Any]] = Field(
         {
             "mucs": {"scoring": {"score": "skew", "timestep_min": 0.5}},
+            # Gradients are of many segments, and sweeps of the queries alone.
+            "catalogue_unlearning": {"unlearning": {"draws": 8}, "noise": {"draws": 64}},
+            "catalogue_mucs": {"noise": {"draws": 64}},
             # Chosen on the bench's choosing half (`tda bench attribution --ideas`).
             "kernel_influence": {"gradients": {"objective": "energy"}},
             "ekfac_influence": {"gradients": {"objective": "energy"}},

@@ -1,4 +1,4 @@
-"""Unlearning one query from the model, regularised by Fisher information."""
+"""Unlearning a query or a group of segments, regularised by Fisher information."""
 
 import json
 import math
@@ -28,9 +28,9 @@ class UnlearningError(TdaError):
 class Unlearned:
     """The result of unlearning: the weight delta θ\\ẑ − θ₀ and how it came about.
 
-    `delta` is name → float32 like the parameter; `query_losses` the query's loss before each
-    step, under that step's draws; `relative_norm` is ‖Δ‖/‖θ₀‖ over the changed parameters;
-    `stopped` says why there were no more steps.
+    `delta` is name → float32 like the parameter; `query_losses` the loss of what is unlearned
+    before each step, under that step's draws; `relative_norm` is ‖Δ‖/‖θ₀‖ over the changed
+    parameters; `stopped` says why there were no more steps.
     """
 
     delta: dict[str, Tensor]
@@ -72,15 +72,16 @@ def unlearn(
     seed: int,
     batch_size: int = 16,
 ) -> Unlearned:
-    """Unlearn one query by FIM-regularised gradient ascent on its loss.
+    """Unlearn one query, or a group of segments, by FIM-regularised gradient ascent on its loss.
 
     Minimises −L(ẑ, θ) + (N/2)(θ−θ₀)ᵀF(θ−θ₀) by steps θ ← θ + (η/N)·(F + λF̄)⁻¹∇L(ẑ, θ)
     (arXiv:2506.18312, section 3; arXiv:2406.09408, eq. 5), with N the number of training
     segments, F the diagonal Fisher information, F̄ its mean over the layer group and λ the
-    relative `damping`. ∇L(ẑ) is averaged over `draws` draws, fresh at each step. `mask_padding`
-    is the paper's M_U. The model itself is left at θ₀.
+    relative `damping`. ∇L(ẑ) is averaged over `draws` draws of each segment, fresh at each step;
+    the loss of a group is the mean over its segments. `mask_padding` is the paper's M_U. The model
+    itself is left at θ₀.
 
-    Raises UnlearningError when the query's loss is not finite, or the step zero or not finite.
+    Raises UnlearningError when the loss is not finite, or the step zero or not finite.
     """
     names = model.layer_group(layer_group)
     inverse = {
@@ -104,7 +105,7 @@ def unlearn(
                 else "under the base model: its weights, or the query, hold numbers that are not "
                 "finite"
             )
-            raise UnlearningError(f"query {query.segment_ids[0]}: its loss is {loss} {cause}")
+            raise UnlearningError(f"{unlearned_name(query)}: its loss is {loss} {cause}")
         losses.append(loss)
         delta = {
             name: delta[name] + (rate * inverse[name] * gradient[name].double()).float()
@@ -134,7 +135,13 @@ def relative_norm(
     size = math.sqrt(sum(float(b.double().square().sum()) for b in base.values()))
     if not 0 < moved < float("inf"):
         raise UnlearningError(
-            f"query {query.segment_ids[0]}: unlearning moved the weights by {moved}; lower or "
+            f"{unlearned_name(query)}: unlearning moved the weights by {moved}; lower or "
             "raise unlearning.learning_rate, or raise unlearning.damping"
         )
     return moved / size
+
+
+def unlearned_name(pieces: LatentSegments) -> str:
+    """What error messages call a query, or a group by its first segment and their number."""
+    first, *rest = pieces.segment_ids
+    return f"group of {first} and {len(rest)} more segments" if rest else f"query {first}"

@@ -4,14 +4,18 @@ What belongs here: the in-memory form of a shard of segments and its file. A sha
 safetensors file: the latents as a tensor, everything else as JSON in the header.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from safetensors import safe_open
+from safetensors.torch import save as serialised
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -95,8 +99,17 @@ class LatentSegments:
             self, latents=self.latents.to(device), valid_frames=self.valid_frames.to(device)
         )
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file that `save` writes."""
+        return hashlib.sha256(serialised(**self._file())).hexdigest()
+
     def save(self, path: Path) -> None:
         """Write the shard as safetensors; the same segments give the same bytes."""
+        save_file(filename=path, **self._file())
+
+    def _file(self) -> dict[str, Any]:
+        """The tensors and the metadata of the file."""
         header = {
             "segment_ids": self.segment_ids,
             "captions": self.captions,
@@ -105,11 +118,13 @@ class LatentSegments:
         }
         if self.draw_keys:
             header["draw_keys"] = self.draw_keys
-        save_file(
-            {"latents": self.latents.contiguous(), "valid_frames": self.valid_frames.contiguous()},
-            path,
-            metadata={"segments": json.dumps(header, ensure_ascii=False)},
-        )
+        return {
+            "tensors": {
+                "latents": self.latents.contiguous(),
+                "valid_frames": self.valid_frames.contiguous(),
+            },
+            "metadata": {"segments": json.dumps(header, ensure_ascii=False)},
+        }
 
     @classmethod
     def load(cls, path: Path) -> "LatentSegments":

@@ -1,7 +1,7 @@
 """Second copies of the model, for computing by hand what the library computes."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from tda_dagster.attribution.features import GradientSpec, TrainingCheckpoint
     from tda_dagster.attribution.fisher import FisherSum
+    from tda_dagster.attribution.groups import Groups
+    from tda_dagster.attribution.methods.tasks import Result, Work
     from tda_dagster.diffusion.latents import LatentSegments
     from tda_dagster.diffusion.model import MusicModel
     from tda_dagster.diffusion.noise import NoisePlan
@@ -67,6 +69,9 @@ class Study:
     fisher: "FisherSum"
     train: "LatentSegments"
     earlier: "dict[int, MusicModel]"
+    folder: Path
+    ran: "list[str]" = field(default_factory=list)
+    """Names of the work that was not found."""
 
     @property
     def checkpoints(self) -> "tuple[TrainingCheckpoint, ...]":
@@ -82,6 +87,31 @@ class Study:
     ) -> "Tensor":
         return spec.features(self.model_at(checkpoint), self.train)
 
+    def groups(self, column: str) -> "Groups":
+        by_column = {
+            "rightsholder": {"Ada": (0, 3), "Bo": (1, 2, 4), "Cy": (5, 6)},
+            "split": {"train": tuple(range(len(self.train)))},
+        }
+        return by_column[column]
+
+    def shards(self) -> "list[LatentSegments]":
+        return [self.train.take([0, 1]), self.train.take(range(2, len(self.train)))]
+
+    def results(self, work: "Sequence[Work]") -> "list[Result]":
+        return [self._result(one) for one in work]
+
+    def _result(self, work: "Work") -> "Result":
+        from tda_dagster.attribution.methods.tasks import Result
+        from tda_dagster.store import digest_of
+
+        given = "" if work.segments is None else work.segments.digest
+        delta = "" if work.delta is None else work.delta.digest
+        path = self.folder / "-".join([work.task.digest()[:12], given[:12], delta[:12]])
+        if not path.exists():
+            work.run(self, path)
+            self.ran.append(work.name)
+        return Result(path, digest_of(path.read_bytes()))
+
     def embedding(self, name: str) -> "Embedding":
         raise AssertionError(f"{name}: these methods hear nothing")
 
@@ -90,7 +120,7 @@ class Study:
 
 @pytest.fixture(scope="module")
 def make_study(
-    spectral_folder: Path, segments: "LatentSegments"
+    spectral_folder: Path, segments: "LatentSegments", tmp_path_factory: pytest.TempPathFactory
 ) -> "Callable[[MusicModel, str], Study]":
     """`make_study(model, device)`: a study of a model that is on that device."""
     import torch
@@ -108,7 +138,7 @@ def make_study(
                     parameter *= 1 - 0.05 * step
             earlier[step] = at
         fisher = estimate_fisher(model, segments, NoisePlan(draws=2, seed=1))
-        return Study(model, fisher, segments, earlier)
+        return Study(model, fisher, segments, earlier, tmp_path_factory.mktemp("results"))
 
     return make
 

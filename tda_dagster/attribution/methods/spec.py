@@ -8,13 +8,14 @@ sweeps, tables) is the same for all methods.
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
 from tda_dagster.attribution.features import GradientSpec, TrainingCheckpoint
 from tda_dagster.attribution.fisher import FisherSum
+from tda_dagster.attribution.groups import Groups
 from tda_dagster.attribution.unlearning import Unlearned
 from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.diffusion.model import MusicModel
@@ -29,6 +30,9 @@ from tda_dagster.settings import (
     SweepSettings,
     validated,
 )
+
+if TYPE_CHECKING:
+    from tda_dagster.attribution.methods.tasks import Result, Work
 
 Family = Literal["unlearning", "similarity", "gradient", "peer", "control"]
 
@@ -62,6 +66,17 @@ class Material(Protocol):
         """Gradient features of all training segments, float32 [segments, dimension] in the order of
         `train`, under the base model or at a checkpoint. They are computed once for all methods."""
 
+    def groups(self, column: str) -> Groups:
+        """The training segments by the value that their tracks have in a column of `dim_track`;
+        raises GroupError listing the columns there are."""
+
+    def shards(self) -> Sequence[LatentSegments]:
+        """The training segments in the shards of the dataset, in the order of `train`."""
+
+    def results(self, work: Sequence["Work"]) -> list["Result"]:
+        """What tasks have computed, in order. A result that is not in the store yet is computed
+        and stored there, to be found again by whoever asks for the same."""
+
     def embedding(self, name: str) -> Embedding:
         """An audio embedding of the training segments; raises TdaError when there is none."""
 
@@ -78,6 +93,9 @@ class MethodSpec(Section):
 
     method: str
     family: ClassVar[Family]
+    groups: ClassVar[bool] = False
+    """Whether scores are effects of groups, each divided equally among the group's segments: such
+    a score says nothing of a single segment, and only sums over whole groups can be read."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -185,6 +203,16 @@ class JointScoringSpec(MethodSpec):
     def samples(self, material: Material, queries: LatentSegments) -> torch.Tensor:
         """Samples [samples, queries, segments] of the score, as those of a `ScoringSpec`."""
         return self.score(material, queries).unsqueeze(0)
+
+    def forwards(
+        self, queries: int, segments: int, group_sizes: Callable[[str], Sequence[int]]
+    ) -> int:
+        """About how many forward passes the scores cost (a backward pass is worth two), for a
+        forecast; 0 for a method that makes no forecast.
+
+        `group_sizes` gives the numbers of training segments of the groups of a column.
+        """
+        return 0
 
 
 def stored_checkpoints(material: Material, method: str) -> tuple[TrainingCheckpoint, ...]:
