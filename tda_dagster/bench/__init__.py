@@ -172,7 +172,9 @@ def measured_on_bench(workspace: Workspace) -> dict[str, Support]:
             continue
         metrics = pl.read_parquet(workspace.store.artifact(head.digest).path("metrics.parquet"))
         values = dict(metrics.filter(detail="").select("metric", "value").iter_rows())
-        found[spec.method] = Support(values["payout_support"], values["payout_spread"])
+        found[spec.method] = Support(
+            round(values["payout_support"], 2), round(values["payout_spread"], 3)
+        )
     if not found:
         raise TdaError(
             f"{workspace.root}: no payout errors were measured; run `tda bench attribution` there "

@@ -185,14 +185,30 @@ class Weighed:
         return mixed
 
 
-def fitted_support(games: Sequence[Weighed]) -> float:
+def fitted_support(games: Sequence[Weighed], *, resamples: int = 1000, seed: int = 0) -> float:
     """The weight of the evidence under which the payout error, the mean over queries and then over
-    `games`, is the least."""
+    `games`, is the least; 0 unless that error is below the one without evidence by more than
+    chance: the 97.5 % quantile of the difference over bootstrap resamples of the queries.
+
+    The games are of the same queries.
+    """
     errors = [
         np.mean([np.nanmean(payout_error(game.payout(weight), game.truth)) for game in games])
         for weight in _WEIGHTS
     ]
-    return float(_WEIGHTS[int(np.argmin(errors))])
+    best = float(_WEIGHTS[int(np.argmin(errors))])
+    gains = np.stack(
+        [
+            payout_error(game.payout(best), game.truth) - payout_error(game.pro_rata, game.truth)
+            for game in games
+        ]
+    )
+    generator = np.random.default_rng(seed)
+    queries = gains.shape[1]
+    drawn = [
+        np.nanmean(gains[:, generator.integers(0, queries, queries)]) for _ in range(resamples)
+    ]
+    return best if np.quantile(drawn, 0.975) < 0 else 0.0
 
 
 def fitted_spread(games: Sequence[Weighed], support: float, floor: float) -> float:

@@ -41,13 +41,13 @@ def test_on_one_core_with_one_worker(study: Study, tmp_path: Path) -> None:
     assert alone.digests() == study.digests()
 
 
-def test_killed_after_every_asset_with_three_workers(study: Study, tmp_path: Path) -> None:
+def test_killed_after_every_third_asset_with_three_workers(study: Study, tmp_path: Path) -> None:
     killed = study_with_workers(tmp_path / "killed", 3)
     kills = 0
     while True:
         before = heads(killed)
         process = killed.start("tda", "run")
-        while process.poll() is None and heads(killed) == before:
+        while process.poll() is None and len(heads(killed) - before) < 3:
             time.sleep(0.02)
         if process.poll() is not None:
             break
@@ -55,5 +55,5 @@ def test_killed_after_every_asset_with_three_workers(study: Study, tmp_path: Pat
         process.wait()
         kills += 1
     assert process.returncode == 0
-    assert kills >= 15, "killed too late to test anything"
+    assert kills >= 5, "killed too late to test anything"
     assert killed.digests() == study.digests()

@@ -184,6 +184,17 @@ def test_the_weight_of_evidence_with_the_least_payout_error_is_found() -> None:
     assert fitted_support([Weighed(evidence, by_size, by_size)]) == 0
 
 
+def test_evidence_that_is_better_by_chance_alone_has_no_weight() -> None:
+    chance = np.random.default_rng(6)
+    truth, evidence = chance.dirichlet(np.ones(PARTIES), size=(2, 40))
+    by_size = np.full_like(truth, 1 / PARTIES)
+    unrelated = Weighed(evidence, by_size, truth)
+    weights = np.linspace(0, 1, 101)
+    errors = [payout_error(unrelated.payout(w), truth).mean() for w in weights]
+    assert int(np.argmin(errors)) > 0  # some weight is a little better here
+    assert fitted_support([unrelated]) == 0
+
+
 def test_intervals_cover_ninety_of_a_hundred_true_shares_of_new_queries() -> None:
     chance = np.random.default_rng(5)
 
