@@ -326,6 +326,15 @@ def test_without_coalitions_the_page_does_not_speak_of_payouts(tmp_path: Path) -
     assert "rightsholders" not in bench.render_bench(bench.BenchReport((found,)))
 
 
+def test_several_numbers_of_left_out_tracks_are_told_in_words(tmp_path: Path) -> None:
+    found = cohort(database(tmp_path, [FIM], full=True))
+    assert "most attributed 3 tracks were left out" in section(found, "How it was measured")
+    several = replace(found, settings={**found.settings, "removed_tracks": [2, 8]})
+    assert "most attributed 2 and 8 tracks were left out" in section(several, "How it was measured")
+    # The chart is of the largest number.
+    assert "without the 8 tracks that" in section(several, "Left out of training")
+
+
 def test_of_many_rivals_some_are_named_and_the_others_counted(tmp_path: Path) -> None:
     rivals = [Spec(f"rival_{i}", (0.3 - i / 100, 0.2, 0.41)) for i in range(6)]
     text, _ = headline(cohort(database(tmp_path, [*rivals, FIM])))

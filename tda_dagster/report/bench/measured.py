@@ -2,7 +2,7 @@
 
 from tda_dagster.report.bench.contents import Cohort
 from tda_dagster.report.bench.layout import Section
-from tda_dagster.report.bench.wording import fixed, listed
+from tda_dagster.report.bench.wording import fixed, listed, sizes
 from warehouse.build import example_sql
 
 
@@ -76,6 +76,6 @@ def _trainings(cohort: Cohort) -> str:
         + (f"{repeats} times from other seeds. " if repeats > 1 else "once. ")
         + f"Under every one of these models the loss of {asked} was measured with "
         f"{settings['draws']} draws of noise that no method has seen. The most attributed "
-        f"{settings['removed_tracks']} tracks were left out for up to "
+        f"{sizes(settings['removed_tracks'])} tracks were left out for up to "
         f"{settings['removal_queries']} of the queries."
     )

@@ -20,7 +20,9 @@ def left_out(cohort: Cohort) -> Section | None:
         return None
     chance = next((m.rise for m in tried if m.method == "random"), None)
     count = cohort.settings.get("removed_tracks")
-    which = f"the {count} tracks" if count else "the tracks"
+    # What is drawn is of the largest number, as in v_bench.
+    most = count if isinstance(count, int) or not count else max(count)
+    which = f"the {most} tracks" if most else "the tracks"
     return Section(
         "Left out of training",
         (

@@ -1,7 +1,7 @@
 """Numbers, lists and settings as the page says them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -57,6 +57,11 @@ def listed(names: Iterable[str], most: int | None = None) -> str:
         said = [*said[:most], f"{len(said) - most} others"]
     *before, last = said
     return f"{', '.join(before)} and {last}" if before else last
+
+
+def sizes(count: int | Sequence[int]) -> str:
+    """One number, or several: 8; 2 and 8."""
+    return str(count) if isinstance(count, int) else listed(map(str, count))
 
 
 def capitalised(sentence: str) -> str:
