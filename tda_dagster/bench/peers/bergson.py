@@ -1,11 +1,11 @@
-"""bergson: preconditioned inner products of gradients
+"""bergson: preconditioned inner products of projected gradients
 (https://github.com/EleutherAI/bergson, 2.5), in an environment of its own.
 
 Its requirements are too many to share an environment with. It is another process, started by the
 Python that `TDA_BERGSON_PYTHON` names, of an environment with tda-dagster and bergson; what passes
 between the two is safetensors and JSON. Where torchvision is not of the same build as torch,
-install bergson with `--no-deps`, and of its requirements all but torchvision, torchaudio and
-bitsandbytes, which it does not use here: another build of the first two breaks transformers.
+install bergson with `--no-deps`, and of its requirements all but torchvision and torchaudio, which
+it does not use here: another build of them breaks transformers.
 """
 
 import os
@@ -25,60 +25,29 @@ from tda_dagster.errors import TdaError
 
 PYTHON_VARIABLE = "TDA_BERGSON_PYTHON"
 _WORKER = "tda_dagster.bench.peers.bergson_worker"
-_LABELS = {
-    "identity": "inner products",
-    "autocorrelation": "autocorrelation",
-    "trackstar": "TrackStar",
-    "ekfac": "EK-FAC",
-    "ekfac_cg": "EK-FAC + CG",
-}
 
 
 class Bergson(PeerSpec):
-    """g_q·(H + λI)⁻¹·g_i, summed over linear layers, with g the mean of a piece's gradients over
-    draws and H an approximation of the curvature, by `strategy`:
+    """g_q·(H + λI)⁻¹·g_i, summed over linear layers, with g a layer's gradient projected from both
+    sides and H the autocorrelation of the training rows' g.
 
-    - `identity`: none;
-    - `autocorrelation`: of the gradients of rows, a piece under one draw, per layer and projected;
-    - `trackstar` (Chang et al., arXiv:2410.17413): the same mixed with the queries'
-      autocorrelation, its inverse square root on both sides, and both sides divided by their norm,
-      so that scores are cosines;
-    - `ekfac` (Grosse et al., arXiv:2308.03296, section 2): of outputs sampled from the model, as
-      is the library's default, of gradients that are not projected;
-    - `ekfac_cg`: from that solution on, the library's preconditioned conjugate gradients under the
-      Gauss-Newton matrix of the loss. Products with it are ours, for the library's are of the
-      cross-entropy.
-
+    The library sees a row per piece and draw; scores are averaged over the draws of both pieces.
     Only linear layers of the layer group take part, without their biases, as by its default.
-    Defaults are the library's: 16 × 16 per layer, a damping of 0.1 of the mean eigenvalue, a
-    mixture in which the 1,000 largest components are down-weighted, curvature of 16 rows under
-    conjugate gradients. Of their steps it has no default.
+    Defaults are the library's: 16 × 16 per layer, as its Trackstar has it, and a damping of 0.1 of
+    the mean eigenvalue.
     """
 
     method: Literal["bergson"] = "bergson"
-    strategy: Literal["identity", "autocorrelation", "trackstar", "ekfac", "ekfac_cg"] = (
-        "autocorrelation"
-    )
     dimension: int | None = Field(
-        16, gt=0, description="of the projection, from each side (null, and EK-FAC: no projection)"
+        16, gt=0, description="of the projection, from each side (null: no projection)"
     )
-    damping: float = Field(0.1, gt=0, description="relative to each layer's mean eigenvalue")
-    downweighted: int | None = Field(
-        1000, gt=0, description="trackstar: components that mixing weighs down (null: no mixing)"
+    damping: float | None = Field(
+        0.1, gt=0, description="relative to each layer's mean eigenvalue (null: no curvature)"
     )
-    use_dataset_labels: bool = Field(
-        False, description="EK-FAC of the training's own targets, not of sampled outputs"
-    )
-    cg_steps: int = Field(10, gt=0, description="of conjugate gradients, for each query")
-    cg_rows: int = Field(16, gt=0, description="training rows that their curvature is of")
 
     @property
     def label(self) -> str:
-        return f"bergson: {_LABELS[self.strategy]}"
-
-    @property
-    def slug(self) -> str:
-        return f"{self.method} {self.strategy}"
+        return "bergson"
 
     def score(self, material: Material, queries: LatentSegments) -> Tensor:
         python = os.environ.get(PYTHON_VARIABLE)

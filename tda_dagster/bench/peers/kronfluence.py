@@ -9,17 +9,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from tda_dagster.attribution.methods.spec import Material
-from tda_dagster.bench.peers.peer import (
-    PeerSpec,
-    SampledRows,
-    error_of_sampled,
-    importing,
-    row_losses,
-)
-from tda_dagster.diffusion.latents import LatentSegments
+from tda_dagster.bench.peers.peer import DrawRows, PeerSpec, importing, row_losses
+from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
+from tda_dagster.diffusion.noise import NoisePlan
+from tda_dagster.diffusion.objective import Denoiser, Objective, diffuse, mean_over
 from tda_dagster.numerics import UnfusedAttention
 
 _INSTALL = (
@@ -66,7 +63,7 @@ class Kronfluence(PeerSpec):
         model = self.working_copy(material.model)
         layers = self.linear_layers(model)
         task = _task(self, model, layers)
-        train, asked = (SampledRows(self, model, part) for part in (material.train, queries))
+        train, asked = (_SampledRows(self, model, part) for part in (material.train, queries))
         batch = self.gradients.batch_size
         bytes_per_batch = 4 * batch * model.parameter_count([f"{name}.weight" for name in layers])
         held = max(1, int(_HELD_BYTES / bytes_per_batch))
@@ -106,6 +103,26 @@ class Kronfluence(PeerSpec):
         return scores.reshape(len(queries), draws, len(material.train), draws).mean(dim=(1, 3))
 
 
+class _SampledRows(Dataset[tuple[Tensor, ...]]):
+    """A row per piece and draw, and Gaussian noise [1, C, T] that samples an output for it: in the
+    row, so that neither order nor batches change what is sampled."""
+
+    def __init__(self, spec: PeerSpec, model: MusicModel, pieces: LatentSegments) -> None:
+        self._rows = DrawRows(model, pieces, spec.gradients, draws_per_row=1)
+        self._names, self._draws = pieces.keys, spec.gradients.draws
+        self._latent_shape = model.latent_shape
+        self._seed = spec.gradients.seed
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
+        piece, draw = divmod(row, self._draws)
+        samples = NoisePlan(draws=1, seed=self._seed, mode="per_segment")
+        name = f"sampled output {draw} of {self._names[piece]}"
+        return *self._rows[row], samples.noise([name], self._latent_shape)[0]
+
+
 def _task(spec: PeerSpec, model: MusicModel, layers: list[str]) -> Any:
     """kronfluence's task: the summed loss of a batch, and the layers that take part."""
     from kronfluence.task import Task
@@ -117,7 +134,7 @@ def _task(spec: PeerSpec, model: MusicModel, layers: list[str]) -> Any:
             self, batch: Sequence[Tensor], model: nn.Module, sample: bool = False
         ) -> Tensor:
             *rows, noise = batch
-            objective = error_of_sampled(noise.flatten(0, 1)) if sample else spec.objective
+            objective = _error_of_sampled(noise.flatten(0, 1)) if sample else spec.objective
             return row_losses(denoiser, rows, objective).sum()
 
         def compute_measurement(self, batch: Sequence[Tensor], model: nn.Module) -> Tensor:
@@ -127,3 +144,26 @@ def _task(spec: PeerSpec, model: MusicModel, layers: list[str]) -> Any:
             return layers
 
     return DenoisingTask()
+
+
+def _error_of_sampled(samples: Tensor) -> Objective:
+    """The loss against velocities sampled from the model. A mean of squares over m entries is, up
+    to a constant, the negative log-likelihood of a Gaussian of variance m/2."""
+
+    def objective(
+        denoiser: Denoiser,
+        latents: Tensor,
+        conditioning: Conditioning,
+        noise: Tensor,
+        timesteps: Tensor,
+        frame_mask: Tensor | None = None,
+    ) -> Tensor:
+        assert frame_mask is not None
+        noised, _ = diffuse(latents, noise, timesteps)
+        predicted = denoiser(noised, timesteps, conditioning)
+        entries = latents.shape[1] * frame_mask.sum(dim=1)
+        deviation = (entries / 2).sqrt().view(-1, 1, 1) * samples
+        errors = (predicted - (predicted.detach() + deviation)).square().mean(dim=1)
+        return mean_over(errors, frame_mask)
+
+    return objective

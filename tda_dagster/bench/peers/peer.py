@@ -21,8 +21,7 @@ from tda_dagster.attribution.features import OBJECTIVES, GradientSpec
 from tda_dagster.attribution.methods.spec import Family, JointScoringSpec
 from tda_dagster.diffusion.latents import Conditioning, LatentSegments
 from tda_dagster.diffusion.model import MusicModel
-from tda_dagster.diffusion.noise import NoisePlan
-from tda_dagster.diffusion.objective import Denoiser, Objective, diffuse, mean_over
+from tda_dagster.diffusion.objective import Denoiser, Objective
 from tda_dagster.errors import TdaError
 
 
@@ -105,26 +104,6 @@ class DrawRows(Dataset[tuple[Tensor, ...]]):
         )
 
 
-class SampledRows(Dataset[tuple[Tensor, ...]]):
-    """A row per piece and draw, and Gaussian noise [1, C, T] that samples an output for it: in the
-    row, so that neither order nor batches change what is sampled."""
-
-    def __init__(self, spec: PeerSpec, model: MusicModel, pieces: LatentSegments) -> None:
-        self._rows = DrawRows(model, pieces, spec.gradients, draws_per_row=1)
-        self._names, self._draws = pieces.keys, spec.gradients.draws
-        self._latent_shape = model.latent_shape
-        self._seed = spec.gradients.seed
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, row: int) -> tuple[Tensor, ...]:
-        piece, draw = divmod(row, self._draws)
-        samples = NoisePlan(draws=1, seed=self._seed, mode="per_segment")
-        name = f"sampled output {draw} of {self._names[piece]}"
-        return *self._rows[row], samples.noise([name], self._latent_shape)[0]
-
-
 def row_losses(denoiser: Denoiser, rows: Sequence[Tensor], objective: Objective) -> Tensor:
     """The objective of every row of a batch, averaged over the row's draws: float32 [rows]."""
     draws = rows[2].shape[1]
@@ -142,29 +121,6 @@ def row_losses(denoiser: Denoiser, rows: Sequence[Tensor], objective: Objective)
         per_draw(mask),
     )
     return values.reshape(-1, draws).mean(dim=1)
-
-
-def error_of_sampled(samples: Tensor) -> Objective:
-    """The loss against velocities sampled from the model. A mean of squares over m entries is, up
-    to a constant, the negative log-likelihood of a Gaussian of variance m/2."""
-
-    def objective(
-        denoiser: Denoiser,
-        latents: Tensor,
-        conditioning: Conditioning,
-        noise: Tensor,
-        timesteps: Tensor,
-        frame_mask: Tensor | None = None,
-    ) -> Tensor:
-        assert frame_mask is not None
-        noised, _ = diffuse(latents, noise, timesteps)
-        predicted = denoiser(noised, timesteps, conditioning)
-        entries = latents.shape[1] * frame_mask.sum(dim=1)
-        deviation = (entries / 2).sqrt().view(-1, 1, 1) * samples
-        errors = (predicted - (predicted.detach() + deviation)).square().mean(dim=1)
-        return mean_over(errors, frame_mask)
-
-    return objective
 
 
 def loss_of_one(
