@@ -77,6 +77,7 @@ class Spec:
             return []
         error, low, high = self.payout
         found = [
+            ("c", "payout_support", 0.5, ""),
             ("c", "truth_exact_error", 0.05, "rightsholder"),
             ("c", "truth_halves_correlation", 0.81, "rightsholder"),
             ("c", "truth_seeds_correlation", 0.77, "rightsholder"),
@@ -324,6 +325,22 @@ def test_without_coalitions_the_page_does_not_speak_of_payouts(tmp_path: Path) -
     found = cohort(database(tmp_path, [FIM]))
     assert "Who would be paid wrongly?" not in titles(found)
     assert "rightsholders" not in bench.render_bench(bench.BenchReport((found,)))
+
+
+def test_the_terminal_has_payout_errors_beside_those_without_attribution(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "study")
+    workspace.database.parent.mkdir(parents=True)
+    paid = replace(FIM, payout=(0.29, 0.26, 0.32))
+    database(tmp_path, [paid, Spec("timbre")], full=True).rename(workspace.database)
+    out = io.StringIO()
+    print_bench(workspace, Console(file=out, width=200))
+    said = out.getvalue()
+    assert re.search(r"FIM unlearning +0\.290 +0\.500", said)
+    assert re.search(r"timbre +– +0\.200", said)
+    assert (
+        "payout error without attribution, rightsholder: pro rata 0.300, equally 0.400, by a "
+        "fitted power of size 0.350; exact shares 0.050"
+    ) in said
 
 
 def test_several_numbers_of_left_out_tracks_are_told_in_words(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ WITH figures AS (
         metric,
         value
     FROM fct_evaluation
-    WHERE evaluation = 'payout' AND subject IN (SELECT cohort FROM dim_query)
+    -- Figures of all assignments together (the method's support) have no detail.
+    WHERE evaluation = 'payout' AND detail <> '' AND subject IN (SELECT cohort FROM dim_query)
 ),
 pivoted AS (
     SELECT
