@@ -55,7 +55,7 @@ def _lay_out(job: Job, artifact: Artifact) -> None:
 
 @study_asset(
     "report/pages",
-    version="2",
+    version="3",
     inputs=[
         "warehouse/duckdb",
         "dataset/manifest",
@@ -336,7 +336,7 @@ def experiments(job: Job, out: Path) -> None:
 
 @study_asset(
     "report/bench",
-    version="2",
+    version="3",
     inputs=["warehouse/duckdb"],
     finish=_lay_out,
     describe=_describe,

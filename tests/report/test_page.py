@@ -285,7 +285,7 @@ def test_payouts_stand_beside_shares_with_their_intervals() -> None:
     page = render_page(dataclasses.replace(one, methods=(method,)))
     table = page.split('<table class="shares">')[1].split("</table>")[0]
     said = " ".join(re.sub(r"<[^>]+>", " ", table).split())
-    assert "Label 1 30.0 % 45.0 % 20.0 % to 70.0 %" in said
+    assert "Label 1 30.0 % 45.0 % 20 to 70&nbsp;%" in said
     assert "Label 2 10.0 % 55.0 % unattributed 60.0 %" in said
     assert said.endswith("unattributed 60.0 %")
 
