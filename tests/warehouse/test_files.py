@@ -47,7 +47,7 @@ def test_the_log_of_a_crashed_writer_stays_out_of_the_new_database(
         "import duckdb, os\n"
         f"c = duckdb.connect({str(path)!r})\n"
         "c.execute('PRAGMA disable_checkpoint_on_shutdown')\n"
-        "c.execute('insert into share_rule values (9, 9, 0, 0)')\n"
+        "c.execute('insert into share_rule values (9, 9, 0, 0, 0)')\n"
         "os._exit(1)\n"
     )
     subprocess.run([sys.executable, "-c", crash], check=False)
