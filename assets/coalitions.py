@@ -9,6 +9,7 @@ import polars as pl
 from safetensors.torch import load_file
 
 from assets.counterfactual import (
+    REPRODUCED,
     ground_truth_plan,
     mean_losses,
     retrained_queries,
@@ -27,7 +28,7 @@ from tda_dagster.evaluation.coalitions import (
     unequal_catalogues,
 )
 from tda_dagster.evaluation.ground_truth import COALITION_TABLES
-from tda_dagster.materialization import Job, study_asset
+from tda_dagster.materialization import Job, Verdict, study_asset
 from tda_dagster.store import Artifact
 
 FILES = dict(zip(COALITION_TABLES, ("losses", "coalitions", "catalogues"), strict=True))
@@ -116,6 +117,24 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def _reproducible(job: Job, artifact: Artifact) -> Verdict:
+    """Training on one coalition again gives the losses that are stored."""
+    table = pl.read_parquet(artifact.path("losses.parquet"))
+    each = _formed(job)[0]
+    number = len(each.coalitions) - 1
+    retraining = Retraining(job)
+    (weights,) = retraining.weights([(tracks_of(each.coalitions[number], each.catalogues), 0)])
+    again = _losses_under(job, retraining, weights)
+    own = table.filter(catalogues=each.name)
+    spread = own.group_by("query_id").agg(spread=pl.col("loss").std())
+    stored = own.filter(coalition=number, repeat=0)
+    compared = again.join(stored, on="query_id", suffix="_stored").join(spread, on="query_id")
+    apart = (compared["loss"] - compared["loss_stored"]).abs() / compared["spread"]
+    worst = float(apart.max())  # type: ignore[arg-type]
+    detail = f"{compared.height} queries, at most {worst:.1e} deviations over coalitions apart"
+    return Verdict(compared.height == stored.height and worst < REPRODUCED, detail)
+
+
 @study_asset(
     "counterfactual/coalitions",
     version="1",
@@ -124,6 +143,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
     partitioned="cohort",
     on_request=True,
     fingerprint=shipped_truth,
+    checks={"reproducible": _reproducible},
     describe=_describe,
     kinds=["pytorch", "parquet"],
 )
@@ -162,8 +182,7 @@ def _stored_losses(job: Job, wanted: Mapping[str, pl.DataFrame]) -> pl.DataFrame
 
 def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
     """Train on every coalition, and measure every query's loss."""
-    retraining, queries = Retraining(job), retrained_queries(job)
-    plan = ground_truth_plan(truth_settings(job))
+    retraining = Retraining(job)
     # All coalitions once before any of them twice: a beginning of the list is a smaller truth.
     wanted = [
         (repeat, each, number)
@@ -179,10 +198,8 @@ def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
     )
     frames = []
     for (repeat, each, number), path in zip(wanted, weights, strict=True):
-        model = retraining.retrainer.model(load_file(path))
-        losses = mean_losses(sweep(model, queries, plan).rename({"segment_id": "query_id"}))
         frames.append(
-            losses.sort("query_id").select(
+            _losses_under(job, retraining, path).select(
                 pl.lit(each.name).alias("catalogues"),
                 pl.lit(number).cast(pl.Int64).alias("coalition"),
                 pl.lit(repeat).cast(pl.Int64).alias("repeat"),
@@ -191,3 +208,11 @@ def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
             )
         )
     return pl.concat(frames)
+
+
+def _losses_under(job: Job, retraining: Retraining, weights: Path) -> pl.DataFrame:
+    """Every query's mean loss under a training (`query_id`, `loss`)."""
+    model = retraining.retrainer.model(load_file(weights))
+    plan = ground_truth_plan(truth_settings(job))
+    losses = sweep(model, retrained_queries(job), plan).rename({"segment_id": "query_id"})
+    return mean_losses(losses).sort("query_id")
