@@ -9,10 +9,10 @@ import polars as pl
 from safetensors.torch import load_file
 
 from assets.counterfactual import (
-    REPRODUCED,
     ground_truth_plan,
     mean_losses,
     retrained_queries,
+    same_losses,
     shipped_truth,
     stored_truth,
     truth_settings,
@@ -20,6 +20,7 @@ from assets.counterfactual import (
 from assets.preview import table
 from assets.retraining import Retraining
 from tda_dagster.attribution.sweep import sweep
+from tda_dagster.diffusion.latents import LatentSegments
 from tda_dagster.evaluation.coalitions import (
     Catalogues,
     catalogues_by,
@@ -124,15 +125,9 @@ def _reproducible(job: Job, artifact: Artifact) -> Verdict:
     number = len(each.coalitions) - 1
     retraining = Retraining(job)
     (weights,) = retraining.weights([(tracks_of(each.coalitions[number], each.catalogues), 0)])
-    again = _losses_under(job, retraining, weights)
+    again = _losses_under(job, retraining, weights, retrained_queries(job))
     own = table.filter(catalogues=each.name)
-    spread = own.group_by("query_id").agg(spread=pl.col("loss").std())
-    stored = own.filter(coalition=number, repeat=0)
-    compared = again.join(stored, on="query_id", suffix="_stored").join(spread, on="query_id")
-    apart = (compared["loss"] - compared["loss_stored"]).abs() / compared["spread"]
-    worst = float(apart.max())  # type: ignore[arg-type]
-    detail = f"{compared.height} queries, at most {worst:.1e} deviations over coalitions apart"
-    return Verdict(compared.height == stored.height and worst < REPRODUCED, detail)
+    return same_losses(again, own.filter(coalition=number, repeat=0), own, "coalitions")
 
 
 @study_asset(
@@ -182,7 +177,7 @@ def _stored_losses(job: Job, wanted: Mapping[str, pl.DataFrame]) -> pl.DataFrame
 
 def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
     """Train on every coalition, and measure every query's loss."""
-    retraining = Retraining(job)
+    retraining, queries = Retraining(job), retrained_queries(job)
     # All coalitions once before any of them twice: a beginning of the list is a smaller truth.
     wanted = [
         (repeat, each, number)
@@ -199,7 +194,7 @@ def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
     frames = []
     for (repeat, each, number), path in zip(wanted, weights, strict=True):
         frames.append(
-            _losses_under(job, retraining, path).select(
+            _losses_under(job, retraining, path, queries).select(
                 pl.lit(each.name).alias("catalogues"),
                 pl.lit(number).cast(pl.Int64).alias("coalition"),
                 pl.lit(repeat).cast(pl.Int64).alias("repeat"),
@@ -210,9 +205,11 @@ def _trained_losses(job: Job, formed: list[Formed]) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _losses_under(job: Job, retraining: Retraining, weights: Path) -> pl.DataFrame:
+def _losses_under(
+    job: Job, retraining: Retraining, weights: Path, queries: LatentSegments
+) -> pl.DataFrame:
     """Every query's mean loss under a training (`query_id`, `loss`)."""
     model = retraining.retrainer.model(load_file(weights))
     plan = ground_truth_plan(truth_settings(job))
-    losses = sweep(model, retrained_queries(job), plan).rename({"segment_id": "query_id"})
+    losses = sweep(model, queries, plan).rename({"segment_id": "query_id"})
     return mean_losses(losses).sort("query_id")

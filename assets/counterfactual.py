@@ -117,12 +117,19 @@ def _reproducible(job: Job, artifact: Artifact) -> Verdict:
         sweep(model, retrained_queries(job), plan).rename({"segment_id": "query_id"})
     )
     means = table.group_by("query_id", "subset", "repeat").agg(pl.col("loss").mean())
-    spread = means.group_by("query_id").agg(spread=pl.col("loss").std())
-    stored = mean_losses(table.filter(subset=0, repeat=0))
+    return same_losses(again, mean_losses(table.filter(subset=0, repeat=0)), means, "subsets")
+
+
+def same_losses(
+    again: pl.DataFrame, stored: pl.DataFrame, trainings: pl.DataFrame, of: str
+) -> Verdict:
+    """Whether the queries' losses under a training that was done again are the stored ones, as far
+    as processors differ (`REPRODUCED`). `trainings` has each query's loss under every training."""
+    spread = trainings.group_by("query_id").agg(spread=pl.col("loss").std())
     compared = again.join(stored, on="query_id", suffix="_stored").join(spread, on="query_id")
     apart = (compared["loss"] - compared["loss_stored"]).abs() / compared["spread"]
     worst = float(apart.max())  # type: ignore[arg-type]
-    detail = f"{compared.height} queries, at most {worst:.1e} deviations over subsets apart"
+    detail = f"{compared.height} queries, at most {worst:.1e} deviations over {of} apart"
     return Verdict(compared.height == stored.height and worst < REPRODUCED, detail)
 
 

@@ -189,8 +189,8 @@ into less it cannot be read."""
 
 
 def print_bench(workspace: Workspace, console: Terminal) -> None:
-    """Print the verdict, a table per cohort: every method held against what retraining showed, best
-    evidence first."""
+    """Print a table per cohort: every method validated against retraining, the highest LDS of
+    thresholded scores first."""
     rows = query(workspace.database, _BENCH).to_dicts()
     cohorts = list(dict.fromkeys(row["cohort"] for row in rows))
     for cohort in cohorts:
